@@ -1,0 +1,16 @@
+"""What generators are trained to minimise."""
+
+from kinema.generate.objective.denoising import Denoising, edm, flow_matching
+from kinema.generate.objective.weighting import TIMES, WEIGHTINGS, LogitNormal, LogNormalNoise, Uniform, capped
+
+__all__ = [
+    "TIMES",
+    "WEIGHTINGS",
+    "Denoising",
+    "LogNormalNoise",
+    "LogitNormal",
+    "Uniform",
+    "capped",
+    "edm",
+    "flow_matching",
+]

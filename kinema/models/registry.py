@@ -1,0 +1,87 @@
+"""Networks by name: a run folder stores a name, a shape and sizes (JSON), never code."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any, TypeVar
+
+import equinox as eqx
+from jaxtyping import PRNGKeyArray
+
+from kinema.errors import InputError, choose, unknown
+
+Builder = TypeVar("Builder", bound=Callable[..., eqx.Module])
+
+_BUILDERS: dict[str, Callable[..., eqx.Module]] = {}
+_NOT_SIZES = ("self", "shape", "key")
+
+
+def model(name: str) -> Callable[[Builder], Builder]:
+    """Register a builder `(shape, *, key, **sizes) -> net` under `name`. Its sizes have defaults and are JSON-able."""
+
+    def register(builder: Builder) -> Builder:
+        if name in _BUILDERS:
+            raise InputError(f"a model named {name!r} is registered already")
+        _BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+def names() -> tuple[str, ...]:
+    """Names that `make` knows, sorted."""
+    return tuple(sorted(_BUILDERS))
+
+
+def make(name: str, *, shape: Sequence[int], key: PRNGKeyArray, **sizes: Any) -> Any:
+    """The network `name` for one sample of `shape`: `net(x, signal, cond=None) -> array like x`.
+
+        net = make("mlp", shape=(2,), width=64, key=jr.key(0))
+        net(jnp.zeros(2), jnp.array(0.5))
+
+    Raises:
+        InputError: unknown name or size, a size or shape that the network cannot have.
+    """
+    full = spec(name, shape=shape, **sizes)
+    del full["name"]
+    return _BUILDERS[name](tuple(full.pop("shape")), key=key, **full)
+
+
+def spec(name: str, *, shape: Sequence[int], **sizes: Any) -> dict[str, Any]:
+    """Everything that `make` needs but the key, defaults filled in, ready for JSON: `make(**spec, key=key)`.
+
+    Raises:
+        InputError: unknown name or size, shape not of positive integers, a size that JSON cannot hold.
+    """
+    defaults = _sizes(choose(_BUILDERS, name, "model"))
+    for given, value in sizes.items():
+        if given not in defaults:
+            raise InputError(unknown(f"size of model {name!r}", given, defaults))
+        if not _is_json(value):
+            raise InputError(f"{given} must be a number, a string, None or a list of these, got {type(value).__name__}")
+    if isinstance(shape, str) or not isinstance(shape, Sequence) or not all(_is_count(n) for n in shape):
+        raise InputError(f"shape must hold positive integers, one an axis of the sample, got {shape!r}")
+    full = defaults | {given: _plain(value) for given, value in sizes.items()}
+    return {"name": name, "shape": [int(n) for n in shape], **full}
+
+
+def _sizes(builder: Callable[..., Any]) -> dict[str, Any]:
+    function = builder.__init__ if inspect.isclass(builder) else builder
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: _plain(p.default) for p in parameters if p.name not in _NOT_SIZES}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_json(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str, Integral))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

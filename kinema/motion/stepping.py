@@ -1,0 +1,49 @@
+"""Fixed steps that land on given times: a Diffrax step-size controller."""
+
+from typing import Any
+
+import diffrax
+import jax.numpy as jnp
+from diffrax import RESULTS
+from jaxtyping import Array, Float, Int
+
+_SLACK = 1e-3  # an interval of 10.0001 steps is 10 steps: the excess is rounding of ts
+
+
+class EvenSteps(diffrax.AbstractStepSizeController):
+    """Each interval between two neighbours in `ts` is divided into equal steps, as few as keep them within `dt`.
+
+    So every time in `ts` is the end of a step, exactly. `ts` may be traced, increasing or decreasing; `diffeqsolve`
+    must run from `ts[0]` to `ts[-1]` with `dt0=None`.
+    """
+
+    ts: Float[Array, " times"]
+    dt: Float[Array, ""]
+
+    def wrap(self, direction: Any) -> "EvenSteps":
+        return EvenSteps(self.ts * direction, self.dt)
+
+    def counts(self) -> Int[Array, " intervals"]:
+        """How many steps each interval takes."""
+        return jnp.clip(jnp.ceil(jnp.abs(jnp.diff(self.ts)) / self.dt - _SLACK), 1, 1 << 30).astype(int)
+
+    def shortest(self) -> Float[Array, ""]:
+        """The shortest step."""
+        return jnp.min(jnp.abs(jnp.diff(self.ts)) / self.counts())
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        state = (jnp.asarray(0), jnp.asarray(1), self.counts())
+        return self._end(state), state
+
+    def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
+        interval, step, counts = controller_state
+        over = step == counts[interval]
+        state = (jnp.where(over, interval + 1, interval), jnp.where(over, 1, step + 1), counts)
+        return True, t1, self._end(state), False, state, RESULTS.successful
+
+    def _end(self, state):
+        """When the step that `state` stands at ends."""
+        interval, step, counts = state
+        interval = jnp.minimum(interval, len(self.ts) - 2)  # asked once more after the last step; Diffrax clips it
+        begin, end = self.ts[interval], self.ts[interval + 1]
+        return jnp.where(step == counts[interval], end, begin + (end - begin) * (step / counts[interval]))

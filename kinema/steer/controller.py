@@ -1,0 +1,138 @@
+"""The Controller protocol: how generation is steered while it runs.
+
+A population of particles walks the rows of a solver's plan. One round is
+
+    plan     choose every particle's parent (a branch is a repeated parent)
+    edit     change the data prediction, in physical units; a multistep history sees the change
+    move     the sampler advances and predicts: the only place where models are called and counted
+    update   weigh, resample, accept or mutate
+
+and `finish` acts on the last sample. Every steering method is these four functions; `steer` runs them.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from kinema.errors import InputError
+from kinema.generate.codec import Codec
+from kinema.generate.generator import AbstractGenerator
+from kinema.generate.sampling import Rows, SolverState
+
+
+class Ledger(eqx.Module):
+    """Work done so far over the whole population: model evaluations, calls of a reward, calls of its gradient."""
+
+    evaluations: Int[Array, ""]
+    rewards: Int[Array, ""]
+    gradients: Int[Array, ""]
+
+    @classmethod
+    def empty(cls) -> "Ledger":
+        return cls(*(jnp.zeros((), jnp.int32),) * 3)
+
+    def add(self, *, evaluations=0, rewards=0, gradients=0) -> "Ledger":
+        return Ledger(self.evaluations + evaluations, self.rewards + rewards, self.gradients + gradients)
+
+
+class Budget(eqx.Module):
+    """Limits on a `Ledger`; None is no limit.
+
+    Raises:
+        InputError: a limit below 1.
+    """
+
+    evaluations: int | None = None
+    rewards: int | None = None
+    gradients: int | None = None
+
+    def __check_init__(self):
+        for name, limit in vars(self).items():
+            if limit is not None and limit < 1:
+                raise InputError(f"budget of {name} must be at least 1, got {limit}")
+
+    def exceeded(self, ledger: Ledger) -> Bool[Array, ""]:
+        """Whether any limit has been passed."""
+        over = [getattr(ledger, name) > limit for name, limit in vars(self).items() if limit is not None]
+        return jnp.any(jnp.array(over)) if over else jnp.zeros((), bool)
+
+
+class Particles(eqx.Module):
+    """A population of N: every array has a leading axis of N.
+
+    `row` is the plan's row that each particle stands before; `raw` the model's output there, computed on arrival;
+    `ancestor` the slot it came from at the start; `aux` whatever a controller keeps per particle.
+    """
+
+    state: SolverState
+    raw: PyTree
+    row: Int[Array, " n"]
+    log_weight: Float[Array, " n"]
+    ancestor: Int[Array, " n"]
+    aux: PyTree = None
+
+    @property
+    def size(self) -> int:
+        return self.row.shape[0]
+
+    def select(self, parents: Int[Array, " n"]) -> "Particles":
+        """The population whose slot k continues parent k: state, history and all are gathered together."""
+        return jax.tree.map(lambda leaf: leaf[parents], self)
+
+
+class Scene(eqx.Module):
+    """What a controller may look at: the generator, the bound plan, the codec to physical units, conditions."""
+
+    generator: AbstractGenerator
+    rows: Rows
+    codec: Codec | None
+    cond: PyTree | None
+    x0: PyTree | None
+
+    def decode(self, x: PyTree) -> PyTree:
+        """One sample in physical units."""
+        return x if self.codec is None else self.codec.decode(x)
+
+    def encode(self, states: PyTree) -> PyTree:
+        """One sample as the generator sees it."""
+        return states if self.codec is None else self.codec.encode(states)
+
+
+class Controller(eqx.Module):
+    """Base of all steering methods. Override what the method needs; the defaults steer nothing.
+
+    `copies` particles are run for every sample asked for.
+    """
+
+    @property
+    def copies(self) -> int:
+        return 1
+
+    @property
+    def edits(self) -> bool:
+        """Whether `edit` changes anything: without it the conversion to a data prediction is not compiled."""
+        return type(self).edit is not Controller.edit
+
+    def check(self, scene: Scene, stochastic: bool) -> None:
+        """Refuse a generator or plan that the method cannot steer. Called once, before compilation."""
+
+    def begin(self, particles: Particles, scene: Scene, ledger: Ledger) -> tuple[Particles, Ledger]:
+        """Set `aux` and first weights, when every particle has its first prediction."""
+        return particles, ledger
+
+    def plan(self, particles: Particles, scene: Scene, key) -> Int[Array, " n"] | None:
+        """Parents of the next round; None keeps everybody."""
+        return None
+
+    def edit(self, t, x: PyTree, data: PyTree, aux: PyTree, scene: Scene, key) -> PyTree:
+        """One particle's data prediction, changed: `x` at time `t` and `data` in physical units, `aux` its own."""
+        return data
+
+    def update(self, particles: Particles, data: PyTree, scene: Scene, ledger: Ledger, key) -> tuple[Particles, Ledger]:
+        """After a whole step: `data` `(N, ...)` are the new data predictions, in physical units."""
+        return particles, ledger
+
+    def finish(self, x: PyTree, particles: Particles, scene: Scene, ledger: Ledger, key):
+        """The last samples `(N, ...)`, in physical units -> (samples, log_weights, ledger), `copies` times fewer."""
+        return x, particles.log_weight, ledger

@@ -1,0 +1,41 @@
+"""Shared fixtures. jaxtyping annotations are checked at run time in every test."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+# Not for the store, the command line or studies: there is nothing to check there but time to lose.
+install_import_hook(
+    ["kinema.motion", "kinema.models", "kinema.simulate", "kinema.learn", "kinema.generate", "kinema.steer", "kinema.verify"],
+    "beartype.beartype",
+)
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+
+CACHE = os.path.join(os.path.dirname(__file__), "..", ".cache", "jax")
+jax.config.update("jax_compilation_cache_dir", os.path.abspath(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def key():
+    return jr.key(0)
+
+
+@pytest.fixture
+def x64():
+    """Double precision inside one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+def assert_within_error(estimate, truth, *, standard_error, times=4.0):
+    """A random estimate is within `times` standard errors of the truth, elementwise."""
+    estimate, truth = np.asarray(estimate, np.float64), np.asarray(truth, np.float64)
+    gap, allowed = np.abs(estimate - truth), times * np.asarray(standard_error, np.float64)
+    assert np.all(gap <= allowed), f"off by {gap.max():.3g}, allowed {np.max(allowed):.3g}: {estimate} against {truth}"
