@@ -46,9 +46,12 @@ class Spread:
         if not 1e-3 <= size < 1e6:
             power = math.floor(math.log10(size))
             return f"({self.mean / 10**power:.1f} ± {self.spread / 10**power:.1f})e{power}"
-        # two digits of the spread, but never more than four of the larger number
-        places = min(1 - math.floor(math.log10(self.spread)), 3 - math.floor(math.log10(size)))
-        places = max(places, 0)
+        # one digit of the spread, two where the first is a 1; never more than four of the larger number
+        power = math.floor(math.log10(self.spread))
+        first = self.spread / 10**power
+        places = max(0, min((first < 1.95) - power, 3 - math.floor(math.log10(size))))
+        if self.spread < 0.5 / 10**places:
+            return f"{number(self.mean)} ± {number(self.spread)}"
         return f"{self.mean:.{places}f} ± {self.spread:.{places}f}"
 
 

@@ -157,7 +157,12 @@ class SamplingLaw(eqx.Module):
         half = 0.5 * self.width(t) ** 2
         return jax.tree.map(lambda v, score: v + half * score, prediction.velocity, prediction.score)
 
-    def diffusion(self, t, x: PyTree, args=None) -> PyTree:
+    @property
+    def diffusion(self) -> Callable | None:
+        """w as a function (t, x, args), the same for every x; None for the probability flow, an ordinary law."""
+        return None if self.deterministic else self._diffusion
+
+    def _diffusion(self, t, x: PyTree, args=None) -> PyTree:
         width = self.width(t)
         return jax.tree.map(lambda leaf: jnp.full_like(leaf, 1) * width.astype(leaf.dtype), x)
 

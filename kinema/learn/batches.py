@@ -115,7 +115,7 @@ class Batches:
         """Row numbers, or the rows themselves where the data stays on the host; leading axis of steps."""
         rows = self.rows(step, steps)
         chunk = rows if self.host is None else jax.tree.map(lambda x: x[rows], self.host)
-        return jax.device_put(chunk, None if self.layout is None else self.layout.batches)
+        return chunk if self.layout is None else jax.device_put(chunk, self.layout.batches)
 
 
 def take(table: PyTree, inputs: PyTree, layout: Layout | None) -> PyTree:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from kinema.learn.history import Recorder
 from kinema.learn.identity import unlike
 from kinema.learn.step import LearnState
 from kinema.motion import trees, weights
+from kinema.motion.disk import publish, writing
 from kinema.motion.weights import load_arrays, load_weights, read_meta, read_specs, save_weights, sync_folder
 
-STATE, HISTORY, FROZEN, CHECKPOINTS = "state.safetensors", "history.safetensors", "frozen.safetensors", "checkpoints"
+STATE, HISTORY, FROZEN = "state.safetensors", "history.safetensors", "frozen.safetensors"
+CHECKPOINTS, HISTORY_JSON = "checkpoints", "history.json"
 KEPT = 2
 
 
@@ -47,56 +50,59 @@ def load_model(folder: str | os.PathLike, like: PyTree, *, ema: bool = True, ste
 
 
 class Checkpoints:
-    """The checkpoints of one run in a folder; `last` is the newest that is whole.
+    """The checkpoints of one run in a folder; `last` is the newest that is whole. Made by `open`."""
 
-    Raises:
-        InputError: the folder cannot be written, or holds a run although `resume` is false.
-    """
-
-    def __init__(self, folder: str | os.PathLike, identity: dict[str, Any], *, resume: bool):
-        self.folder, self.identity = Path(folder), identity
-        self.root = self.folder / CHECKPOINTS
+    def __init__(self, folder: Path, identity: dict[str, Any]):
+        self.folder, self.identity, self.root = folder, identity, folder / CHECKPOINTS
         self.last: Path | None = None
-        held = [name for name in (CHECKPOINTS, FROZEN, "history.json") if (self.folder / name).exists()]
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, folder: str | os.PathLike, identity: dict[str, Any], *, resume: bool) -> Iterator["Checkpoints"]:
+        """The folder of a run, made if need be, and closed to other processes until the end.
+
+        Raises:
+            InputError: the folder cannot be written, is in use, or holds a run although `resume` is false.
+        """
+        store = cls(Path(folder), identity)
+        held = [name for name in (CHECKPOINTS, FROZEN, HISTORY_JSON) if (store.folder / name).exists()]
         if held and not resume:
             raise InputError(f"{folder} already holds a run ({held[0]}); give another folder, or resume=True")
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            for leftover in self.root.glob(".tmp-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            probe = self.root / f".tmp-{os.getpid()}"
-            probe.mkdir()
+            store.root.mkdir(parents=True, exist_ok=True)
+            probe = store.root / f".{os.getpid()}"
+            probe.mkdir(exist_ok=True)
             probe.rmdir()
         except OSError as error:
             raise InputError(f"folder {folder} cannot be written: {error.strerror}") from error
+        with writing(store.root):
+            for leftover in store.root.glob(".*"):  # of a kill
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield store
 
-    def restore(self, like: LearnState, static: PyTree, recorder: Recorder) -> LearnState | None:
-        """The newest whole state, its history put into `recorder`; None if there is no checkpoint yet.
+    def restore_or_begin(self, state: LearnState, static: PyTree, recorder: Recorder) -> LearnState:
+        """The newest whole state, its history put into `recorder`; where there is none, `state` is the first one.
 
         Raises:
             InputError: the folder holds another run; what differs is named.
             StoreCorrupt: every checkpoint is damaged.
+            OSError: the first checkpoint cannot be written.
         """
         found = _list(self.root)
         if not found:
-            return None
-        self._check(found, like, static)
+            self._write("the frozen part of the model", lambda: save_weights(self.folder / FROZEN, static))
+            self.save(0, state, recorder)
+            return state
+        self._check(found, state, static)
 
         def load(path: Path) -> tuple[LearnState, dict[str, Any]]:
-            return load_weights(path / STATE, like), load_arrays(path / HISTORY)
+            return load_weights(path / STATE, state), load_arrays(path / HISTORY)
 
-        state, history = _first_whole(found, load)
+        restored, history = _first_whole(found, load)
         recorder.restore(history)
-        self.last = self.root / _name(int(state.step))
-        return state
-
-    def begin(self, static: PyTree) -> None:
-        """Keep what does not learn.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        self._write("the frozen part of the model", lambda: save_weights(self.folder / FROZEN, static))
+        self.last = self.root / _name(int(restored.step))
+        # copied: a buffer that NumPy owns too cannot be donated
+        return jax.tree.map(lambda x: jnp.array(x, copy=True) if eqx.is_array(x) else x, restored)
 
     def save(self, step: int, state: LearnState, recorder: Recorder) -> None:
         """Write a checkpoint, then remove all but the last two.
@@ -104,22 +110,17 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written; the last good one is intact, and named.
         """
-        final, temporary = self.root / _name(step), self.root / f".tmp-{os.getpid()}-{_name(step)}"
-        discarded = self.root / f".tmp-{os.getpid()}-old"
+        final, temporary, discarded = (self.root / name for name in (_name(step), ".new", ".discarded"))
 
         def write() -> None:
             try:
                 temporary.mkdir()
-                save_weights(temporary / STATE, jax.device_get(state), {"step": step, "run": self.identity})
+                save_weights(temporary / STATE, state, {"step": step, "run": self.identity})
                 save_weights(temporary / HISTORY, recorder.arrays())
                 sync_folder(temporary)
-                if final.exists():  # a damaged one that was passed over
-                    os.rename(final, discarded)
-                os.rename(temporary, final)
-                sync_folder(self.root)
+                publish(temporary, final)  # there may be a damaged one that was passed over
             finally:
-                for path in (temporary, discarded):
-                    shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
 
         self._write(f"the checkpoint of step {step}", write)
         self.last = final
@@ -135,7 +136,7 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written.
         """
-        self._write("the history", lambda: recorder.history().save(self.folder / "history.json"))
+        self._write("the history", lambda: recorder.history().save(self.folder / HISTORY_JSON))
 
     def _write(self, what: str, write) -> None:
         try:
@@ -156,7 +157,7 @@ class Checkpoints:
                 break  # the optimizer's state follows the model's leaves
         else:
             phrases += [f"frozen model leaf {phrase}" for phrase in _frozen_differences(self.folder / FROZEN, static)]
-        phrases += unlike(read_meta(path)["run"], self.identity)
+        phrases += unlike(read_meta(path).get("run", {}), self.identity)
         if phrases:
             raise InputError(f"{self.folder} holds another run, it cannot be resumed: {weights.shorten(phrases, 5)}")
 

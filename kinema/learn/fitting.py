@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,16 +15,18 @@ import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from kinema.errors import InputError, NotFinite
-from kinema.learn.batches import Batches, Layout, take
+from kinema.learn.batches import Batches, Layout
 from kinema.learn.checkpoint import Checkpoints
+from kinema.learn.chunk import Chunks, Fixed
 from kinema.learn.gradient import BackPropagation, GradientSource, Objective
 from kinema.learn.history import History, Recorder
 from kinema.learn.identity import identity
 from kinema.learn.probe import Probe
 from kinema.learn.progress import Interrupt, Progress
-from kinema.learn.step import LearnState, advance, begin
+from kinema.learn.step import begin
 from kinema.learn.trainable import Trainable, Where
-from kinema.motion import trees
+
+SECONDS = 60.0  # between checkpoints, if nothing else is said
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def fit(
     compiled for itself, so let `chunk` divide `steps`. A second call with the same objective, optimizer and shapes
     does not compile again. With several devices the rows of a batch are spread over them.
 
-    With a `folder`, a checkpoint is written every `checkpoint_every` steps (a twentieth of the run, rounded up to whole
-    chunks), at the end and on Ctrl-C. `resume=True` goes on from the newest, to the same bits as a run that was never
+    With a `folder`, a checkpoint is written at the end of the chunk every `checkpoint_every` steps (None: once a
+    minute), at the end and on Ctrl-C. `resume=True` goes on from the newest, to the same bits as a run that was never
     stopped; an empty folder starts a run.
 
     >>> import jax.numpy as jnp, jax.random as jr, optax
@@ -92,26 +95,19 @@ def fit(
     batches = Batches(data, batch_size or 0, key, layout)
     state, recorder = begin(optimizer, params, ema), Recorder()
 
-    store = None
-    if folder is not None:
-        who = identity(state, source, optimizer, data, batch_size=batch_size or 0, key=key, ema=ema)
-        store = Checkpoints(folder, who, resume=resume)
-        restored = store.restore(state, static, recorder)
-        if restored is None:
-            store.begin(static)
-            store.save(0, state, recorder)
-        else:
-            state = jax.tree.map(lambda x: jnp.array(x, copy=True) if eqx.is_array(x) else x, restored)
-    start = int(state.step)
-    if start > steps:
-        raise InputError(f"the run in {folder} is at step {start} already, steps={steps} is less")
-    fixed = _Fixed(static, batches.table, key, source, optimizer, ema, layout)
-    if layout is not None:
-        state, fixed = eqx.filter_shard((state, fixed), layout.copied)
-    every = checkpoint_every or -(-steps // 20)
-
-    with Progress(steps, start=start, show=progress) as line, Interrupt() as interrupt:
-        run = _Run(fixed, state, start, recorder, batches, store, line)
+    with contextlib.ExitStack() as stack:
+        store = None
+        if folder is not None:
+            who = identity(state, source, optimizer, data, batch_size=batch_size or 0, key=key, ema=ema)
+            store = stack.enter_context(Checkpoints.open(folder, who, resume=resume))
+            state = store.restore_or_begin(state, static, recorder)
+        start = int(state.step)
+        if start > steps:
+            raise InputError(f"the run in {folder} is at step {start} already, steps={steps} is less")
+        chunks = Chunks(Fixed(static, batches.table, key, source, optimizer, ema, layout), state)
+        line = stack.enter_context(Progress(steps, start=start, show=progress))
+        interrupt = stack.enter_context(Interrupt())
+        run = _Run(chunks, start, recorder, batches, store, line)
         if start == 0:
             run.look([probe for probe in probes if probe.due(-1, 0)])
         while run.step < steps and not interrupt.requested:
@@ -119,40 +115,14 @@ def fit(
             run.go(min(chunk - before % chunk, steps - before))
             last = run.step == steps
             due = [probe for probe in probes if last or probe.due(before, run.step)]
-            save = last or interrupt.requested or run.step // every > before // every
+            save = last or run.worth_saving(before, checkpoint_every)
             run.settle(leave=0 if save or due else 1)
             run.look(due)
             if save:
                 run.save()
         if interrupt.requested:
             run.leave()
-    return run.result()
-
-
-class _Fixed(eqx.Module):
-    """What no step changes."""
-
-    static: PyTree
-    table: PyTree
-    key: PRNGKeyArray
-    source: GradientSource
-    optimizer: optax.GradientTransformation
-    ema: float | None
-    layout: Layout | None
-
-
-@eqx.filter_jit(donate="all-except-first")
-def _scan(fixed: _Fixed, state: LearnState, inputs: PyTree, length: int):
-    def body(state, inputs):
-        batch = take(fixed.table, inputs, fixed.layout)
-        return advance(
-            state, fixed.static, batch, fixed.key, source=fixed.source, optimizer=fixed.optimizer, ema=fixed.ema
-        )
-
-    state, aux = jax.lax.scan(body, state, inputs, length)
-    if fixed.layout is not None:
-        state = eqx.filter_shard(state, fixed.layout.copied)
-    return state, aux, trees.all_finite(state.params)
+        return run.result()
 
 
 class _Run:
@@ -160,22 +130,21 @@ class _Run:
 
     def __init__(
         self,
-        fixed: _Fixed,
-        state: LearnState,
+        chunks: Chunks,
         step: int,
         recorder: Recorder,
         batches: Batches,
         store: Checkpoints | None,
         line: Progress,
     ):
-        self.fixed, self.state, self.step, self.recorder = fixed, state, step, recorder
+        self.chunks, self.step, self.recorder = chunks, step, recorder
         self.batches, self.store, self.line = batches, store, line
+        self.saved, self.saved_step = time.monotonic(), step
         self.pending: collections.deque = collections.deque()
 
     def go(self, length: int) -> None:
         """Start the next chunk; does not wait for it."""
-        inputs = self.batches.inputs(self.step, length)
-        self.state, aux, finite = _scan(self.fixed, self.state, inputs, length)
+        aux, finite = self.chunks.run(self.batches.inputs(self.step, length), length)
         self.step += length
         self.pending.append((self.step, aux, finite))
 
@@ -186,7 +155,7 @@ class _Run:
         """
         while len(self.pending) > leave:
             step, aux, finite = self.pending.popleft()
-            aux, finite = jax.device_get((aux, finite))
+            aux = {name: np.asarray(values) for name, values in aux.items()}
             self.recorder.extend(aux)
             self.line.update(step, aux["loss"])
             bad = np.flatnonzero(~np.isfinite(aux["loss"]))
@@ -196,32 +165,43 @@ class _Run:
     def look(self, probes: Sequence[Probe]) -> None:
         for probe in probes:
             seen = self._model() if probe.of == "model" else self._average()
-            self.recorder.probe(probe.name, self.step, probe.measure(seen, probe.key(self.fixed.key, self.step)))
+            self.recorder.probe(probe.name, self.step, probe.measure(seen, probe.key(self.chunks.fixed.key, self.step)))
+
+    def worth_saving(self, before: int, every: int | None) -> bool:
+        """True if a checkpoint is due in (before, step]. When it is written changes no bit of the run."""
+        if every is None:
+            return time.monotonic() - self.saved > SECONDS
+        return self.step // every > before // every
 
     def save(self) -> None:
         if self.store is not None:
-            self.store.save(self.step, self.state, self.recorder)
+            self.store.save(self.step, self.chunks.state, self.recorder)
+        self.saved, self.saved_step = time.monotonic(), self.step
 
     def leave(self) -> None:
-        """After Ctrl-C."""
+        """After Ctrl-C, which may have come at any moment of the loop."""
+        self.settle(leave=0)
         if self.store is None:
             raise KeyboardInterrupt(f"left at step {self.step}")
+        if self.step != self.saved_step:
+            self.save()
         self.store.finish(self.recorder)
         raise KeyboardInterrupt(f"left at step {self.step}; resume=True goes on from {self.store.last}")
 
     def result(self) -> Fit:
         if self.store is not None:
             self.store.finish(self.recorder)
-        return Fit(self._model(), self._average(), self.recorder.history(), self.step, self.state.opt_state)
+        return Fit(self._model(), self._average(), self.recorder.history(), self.step, self.chunks.state.opt_state)
 
     def _model(self) -> PyTree:
-        return eqx.combine(self.state.params, self.fixed.static)
+        return eqx.combine(self.chunks.state.params, self.chunks.fixed.static)
 
     def _average(self) -> PyTree:
-        if self.state.ema is None:
+        state = self.chunks.state
+        if state.ema is None:
             return self._model()
-        average = jax.tree.map(lambda a, x: a.astype(x.dtype), self.state.ema, self.state.params)
-        return eqx.combine(average, self.fixed.static)
+        average = jax.tree.map(lambda a, x: a.astype(x.dtype), state.ema, state.params)
+        return eqx.combine(average, self.chunks.fixed.static)
 
     def _refuse(self, step: int, length: int, bad: int | None) -> None:
         if self.store is None:

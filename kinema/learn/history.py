@@ -101,14 +101,16 @@ class Recorder:
             columns.setdefault(leaf, []).append(np.asarray(value))
 
     def history(self) -> History:
-        """All so far."""
-        metrics = {name: np.concatenate(parts) for name, parts in self.metrics.items()}
+        """All so far; names in order, so that a resumed run writes the same bytes."""
+        metrics = {name: np.concatenate(parts) for name, parts in sorted(self.metrics.items())}
         self.metrics = {name: [values] for name, values in metrics.items()}
         return History(
             metrics or {"loss": np.zeros(0, np.float32)},
             {
-                name: ProbeRecord(np.asarray(steps), {leaf: np.stack(column) for leaf, column in columns.items()})
-                for name, (steps, columns) in self.probes.items()
+                name: ProbeRecord(
+                    np.asarray(steps), {leaf: np.stack(column) for leaf, column in sorted(columns.items())}
+                )
+                for name, (steps, columns) in sorted(self.probes.items())
             },
         )
 

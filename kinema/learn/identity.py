@@ -15,7 +15,7 @@ from kinema.learn.batches import key_words
 from kinema.learn.gradient import GradientSource
 from kinema.learn.step import LearnState
 from kinema.motion import trees
-from kinema.motion.weights import leaf_specs
+from kinema.motion.weights import digests, leaf_specs
 
 _SAMPLED = 64  # rows of the data that are compared
 
@@ -89,9 +89,8 @@ def _equations(optimizer: optax.GradientTransformation, state: LearnState) -> st
 
 
 def _sample(data: PyTree) -> str:
-    digest = hashlib.sha256()
-    for leaf in trees.leaf_names(data).values():
-        rows = np.unique(np.linspace(0, len(leaf) - 1, _SAMPLED).astype(int))
-        part = leaf[rows]
-        digest.update(np.asarray(key_words(part)).tobytes())
-    return digest.hexdigest()
+    def rows(leaf):
+        return leaf[np.unique(np.linspace(0, len(leaf) - 1, _SAMPLED).astype(int))]
+
+    checksums = digests({name: rows(leaf) for name, leaf in trees.leaf_names(data).items()})
+    return hashlib.sha256("".join(checksums.values()).encode()).hexdigest()

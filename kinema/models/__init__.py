@@ -1,3 +1,27 @@
-from kinema.models.registry import make, model, names, spec
-from kinema.models import mlp, motion_tokens, temporal_unet, image_unet, dit
+"""Networks: single-sample Equinox modules `net(x, signal, cond=None) -> array like x`, made by name."""
+
+from kinema.models.dit import DiT
 from kinema.models.embedding import null_condition
+from kinema.models.image_unet import ImageUNet
+from kinema.models.mlp import MLP
+from kinema.models.motion_tokens import MotionTokens
+from kinema.models.registry import make, model, names, spec
+from kinema.models.suggestion import suggest
+from kinema.models.temporal_unet import TemporalUNet
+
+ALL_MODELS = ("dit", "image_unet", "mlp", "motion_tokens", "temporal_unet")
+
+__all__ = [
+    "ALL_MODELS",
+    "MLP",
+    "DiT",
+    "ImageUNet",
+    "MotionTokens",
+    "TemporalUNet",
+    "make",
+    "model",
+    "names",
+    "null_condition",
+    "spec",
+    "suggest",
+]

@@ -1,11 +1,12 @@
-"""What every network refuses, in the same words. All checks read static facts, so they also run under `jit` and `vmap`."""
+"""What every network refuses, in the same words. Checks read static facts, so they also run under `jit` and `vmap`."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jaxtyping import Array
 
 from kinema.errors import InputError
 
@@ -17,11 +18,22 @@ def check_positive(**sizes: Any) -> None:
         InputError: one is not.
     """
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not _is_count(value):
             raise InputError(f"{name} must be a positive integer, got {value!r}")
 
 
-def check_sample(x: Float[Array, "..."], shape: Sequence[int | None]) -> None:
+def as_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """`shape` as a tuple of positive integers.
+
+    Raises:
+        InputError: it is not one.
+    """
+    if isinstance(shape, str) or not isinstance(shape, Sequence) or not all(_is_count(n) for n in shape):
+        raise InputError(f"shape must hold positive integers, one an axis of the sample, got {shape!r}")
+    return tuple(int(n) for n in shape)
+
+
+def check_sample(x: Array, shape: Sequence[int | None]) -> None:
     """`x` is one real sample of `shape`; None in `shape` stands for any length.
 
     Raises:
@@ -43,5 +55,9 @@ def check_label(label: Array, classes: int) -> None:
     """
     if label.shape != () or not jnp.issubdtype(label.dtype, jnp.integer):
         raise InputError(f"cond must be one integer label of shape (), got {label.dtype} of shape {label.shape}")
-    if not isinstance(label, jax.core.Tracer) and not 0 <= int(label) <= classes:
+    if not isinstance(label, Tracer) and not 0 <= int(label) <= classes:
         raise InputError(f"label must be in 0..{classes - 1}, or {classes} for the null label, got {int(label)}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0

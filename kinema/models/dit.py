@@ -1,4 +1,4 @@
-"""Diffusion transformer: patches of a series, an image or a video as tokens, every block steered by signal and condition.
+"""Diffusion transformer: patches of a series, an image or a video are tokens; signal and condition steer every block.
 
 Blocks start as the identity (zero gates), the output at zero.   [Peebles & Xie 2023]
 """
@@ -97,7 +97,9 @@ class _Block(eqx.Module):
         self.hidden = Linear(width, hidden, key=key_hidden)
         self.output = Linear(hidden, width, key=key_output)
 
-    def __call__(self, h: Float[Array, "tokens width"], level: Float[Array, " embedding"]) -> Float[Array, "tokens width"]:
+    def __call__(
+        self, h: Float[Array, "tokens width"], level: Float[Array, " embedding"]
+    ) -> Float[Array, "tokens width"]:
         attend, think, gates = jnp.split(self.modulation(level), 3)
         gate_attend, gate_think = jnp.split(gates, 2)
         h = h + gate_attend * self.attention(modulate(layer_norm(h), attend))
@@ -114,7 +116,9 @@ def _cut(x: Float[Array, "*grid channels"], patch: tuple[int, ...]) -> Float[Arr
     return x.reshape(*x.shape[:axes], -1)
 
 
-def _join(patches: Float[Array, "*coarse numbers"], patch: tuple[int, ...], shape: tuple[int, ...]) -> Float[Array, "..."]:
+def _join(
+    patches: Float[Array, "*coarse numbers"], patch: tuple[int, ...], shape: tuple[int, ...]
+) -> Float[Array, "..."]:
     """Undo `_cut`, cropped to `shape`."""
     axes = len(patch)
     x = patches.reshape(*patches.shape[:-1], *patch, shape[-1])

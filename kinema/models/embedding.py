@@ -50,7 +50,7 @@ class LabelCondition(eqx.Module):
 
     @property
     def null(self) -> Array:
-        return jnp.array(len(self.table) - 1)
+        return jnp.array(len(self.table) - 1, jnp.int32)
 
     def __call__(self, cond) -> Float[Array, " width"]:
         label = self.null if cond is None else jnp.asarray(cond)
@@ -126,6 +126,9 @@ def null_condition(net) -> Array | None:
     """The condition that tells `net` nothing: its null label, a vector of NaN, or None for an unconditional network.
 
     Training for guidance swaps it in for a share of the samples: `jnp.where(drop, null_condition(net), cond)`.
+
+    >>> null_condition(MLP((2,), classes=10, key=jax.random.key(0)))
+    Array(10, dtype=int32)
     """
     condition = net.embedding.condition
     return None if condition is None else condition.null

@@ -1,7 +1,7 @@
 """U-Net for images and fields of two axes, 8x8 digits and up, with classes if wanted."""
 
 import equinox as eqx
-from jax import random as jr
+import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from kinema.errors import InputError
@@ -17,8 +17,7 @@ _EMBEDDING = 128
 class ImageUNet(eqx.Module):
     """Sample (height, width, channels), or (height, width) in grey; height and width may differ from `shape`'s.
 
-    Sizes that work: 8x8 digits `width=32, levels=2`; 28x28 `width=32, levels=3`; 64x64 `width=64, levels=4`. The sum of the
-    field is `width` in features, `levels` in resolutions.
+    Sizes that work: 8x8 digits `width=32, levels=2`; 28x28 `width=32, levels=3`; 64x64 `width=64, levels=4`.
 
     Raises:
         InputError: sizes not positive; shape of another rank; x with other channels.
@@ -46,7 +45,15 @@ class ImageUNet(eqx.Module):
         channels = shape[2] if len(shape) == 3 else 1
         self.embedding = Embedding(_EMBEDDING, classes=classes, features=features, key=key_embedding)
         self.unet = UNet(
-            2, channels, channels, width=width, levels=levels, depth=depth, heads=heads, embedding=_EMBEDDING, key=key_unet
+            2,
+            channels,
+            channels,
+            width=width,
+            levels=levels,
+            depth=depth,
+            heads=heads,
+            embedding=_EMBEDDING,
+            key=key_unet,
         )
         self.shape = (None, None, *shape[2:])
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from kinema.errors import InputError
@@ -32,16 +33,14 @@ class Linear(eqx.Module):
 
 
 class Conv(eqx.Module):
-    """Convolution over all axes but the last, zero padding; n positions become ceil(n / stride)."""
+    """Convolution of width 3 over all axes but the last, zeros outside; n positions become ceil(n / stride)."""
 
     weight: Float[Array, "*kernel inputs outputs"]
     bias: Float[Array, " outputs"]
     stride: int = eqx.field(static=True)
 
-    def __init__(
-        self, axes: int, inputs: int, outputs: int, *, size: int = 3, stride: int = 1, gain: float = 1.0, key: PRNGKeyArray
-    ):
-        self.weight = normal(key, (size,) * axes + (inputs, outputs), gain / math.sqrt(inputs * size**axes))
+    def __init__(self, axes: int, inputs: int, outputs: int, *, stride: int = 1, gain: float = 1.0, key: PRNGKeyArray):
+        self.weight = normal(key, (3,) * axes + (inputs, outputs), gain / math.sqrt(inputs * 3**axes))
         self.bias = jnp.zeros(outputs)
         self.stride = stride
 
@@ -52,7 +51,7 @@ class Conv(eqx.Module):
             x[None],
             self.weight,
             window_strides=(self.stride,) * axes,
-            padding=[(n // 2, n // 2) for n in self.weight.shape[:-2]],
+            padding=[(1, 1)] * axes,
             dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         )
         return y[0] + self.bias
@@ -102,10 +101,11 @@ def normal(key: PRNGKeyArray, shape: tuple[int, ...], deviation: float = 1.0) ->
     dtype = jnp.zeros(()).dtype
 
     def draw(bits) -> np.ndarray:
-        return (deviation * np.random.default_rng(np.asarray(bits).ravel().tolist()).standard_normal(shape)).astype(dtype)
+        numbers = np.random.default_rng(np.asarray(bits).ravel().tolist()).standard_normal(shape)
+        return np.asarray(deviation * numbers, dtype)
 
     bits = jr.key_data(key)
-    if isinstance(bits, jax.core.Tracer):
+    if isinstance(bits, Tracer):
         return jax.pure_callback(draw, jax.ShapeDtypeStruct(shape, dtype), bits, vmap_method="sequential")
     return jnp.asarray(draw(bits))
 
@@ -149,7 +149,8 @@ def position_code(grid: tuple[int, ...], width: int) -> Float[Array, "*grid widt
 
 
 def _standardize(x: Array, axes: tuple[int, ...]) -> Array:
-    mean = x.mean(axes, keepdims=True)
-    centred = x - mean
+    # Moments in half precision would be wrong in the third digit.
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - wide.mean(axes, keepdims=True)
     variance = jnp.square(centred).mean(axes, keepdims=True)
-    return centred * lax.rsqrt(variance + 1e-5)
+    return (centred * lax.rsqrt(variance + 1e-5)).astype(x.dtype)

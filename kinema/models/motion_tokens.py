@@ -23,11 +23,12 @@ _EMBEDDING = 128
 
 @model("motion_tokens")
 class MotionTokens(eqx.Module):
-    """Sample (frames, bodies, axes, channels), or (frames, bodies, axes): bodies that move, e.g. channels [x, v].
+    """Sample (frames, bodies, axes, channels), e.g. two balls in the plane with channels [x, v]: (16, 2, 2, 2).
 
-    `depth` blocks h <- h + MLP(silu(mix(norm(h) (1 + scale) + shift))), scale and shift from signal and condition, hidden
-    layer `expand * width`. `distinct_axes` learns an offset an axis (gravity); `distinct_bodies` an offset a body, for
-    bodies that are not exchangeable, and then their number is fixed. The output layer starts at zero.
+    Without channels, (frames, bodies, axes), positions alone are meant. `depth` blocks
+    h <- h + MLP(silu(mix(norm(h) (1 + scale) + shift))), scale and shift from signal and condition, `expand * width`
+    hidden features. `distinct_axes` learns an offset for every axis (gravity), `distinct_bodies` one for every body
+    where they are not alike; then the number of bodies is that of `shape`, else it is free. The output starts at zero.
 
     Raises:
         InputError: sizes not positive; shape of another rank; x with other frames, axes or channels.
@@ -86,8 +87,8 @@ class MotionTokens(eqx.Module):
 class _Mix(eqx.Module):
     """A x + B (mean over axes) + C (mean over bodies) + D (mean over both) + b.
 
-    The same maps as of {self, other axes, other bodies, both}, at fewer products (9 a width^2, not 16, for two bodies in
-    the plane), and defined for one body too.
+    The same maps as from {self, other axes, other bodies, both}, with fewer products (9 width^2 against 16 for two
+    bodies in the plane), and defined for one body too.
     """
 
     weights: Float[Array, "4 width width"]

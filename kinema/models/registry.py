@@ -9,6 +9,7 @@ import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
 from kinema.errors import InputError, choose, unknown
+from kinema.models.checks import as_shape
 
 Builder = TypeVar("Builder", bound=Callable[..., eqx.Module])
 
@@ -36,8 +37,9 @@ def names() -> tuple[str, ...]:
 def make(name: str, *, shape: Sequence[int], key: PRNGKeyArray, **sizes: Any) -> Any:
     """The network `name` for one sample of `shape`: `net(x, signal, cond=None) -> array like x`.
 
-        net = make("mlp", shape=(2,), width=64, key=jr.key(0))
-        net(jnp.zeros(2), jnp.array(0.5))
+    >>> net = make("mlp", shape=(2,), width=64, key=jax.random.key(0))
+    >>> net(jnp.ones(2), 0.5)
+    Array([0., 0.], dtype=float32)
 
     Raises:
         InputError: unknown name or size, a size or shape that the network cannot have.
@@ -50,6 +52,9 @@ def make(name: str, *, shape: Sequence[int], key: PRNGKeyArray, **sizes: Any) ->
 def spec(name: str, *, shape: Sequence[int], **sizes: Any) -> dict[str, Any]:
     """Everything that `make` needs but the key, defaults filled in, ready for JSON: `make(**spec, key=key)`.
 
+    >>> spec("mlp", shape=(2,), width=64)["depth"]
+    3
+
     Raises:
         InputError: unknown name or size, shape not of positive integers, a size that JSON cannot hold.
     """
@@ -59,20 +64,14 @@ def spec(name: str, *, shape: Sequence[int], **sizes: Any) -> dict[str, Any]:
             raise InputError(unknown(f"size of model {name!r}", given, defaults))
         if not _is_json(value):
             raise InputError(f"{given} must be a number, a string, None or a list of these, got {type(value).__name__}")
-    if isinstance(shape, str) or not isinstance(shape, Sequence) or not all(_is_count(n) for n in shape):
-        raise InputError(f"shape must hold positive integers, one an axis of the sample, got {shape!r}")
     full = defaults | {given: _plain(value) for given, value in sizes.items()}
-    return {"name": name, "shape": [int(n) for n in shape], **full}
+    return {"name": name, "shape": list(as_shape(shape)), **full}
 
 
 def _sizes(builder: Callable[..., Any]) -> dict[str, Any]:
     function = builder.__init__ if inspect.isclass(builder) else builder
     parameters = inspect.signature(function).parameters.values()
     return {p.name: _plain(p.default) for p in parameters if p.name not in _NOT_SIZES}
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def _is_json(value: Any) -> bool:

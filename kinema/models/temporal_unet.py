@@ -1,7 +1,7 @@
 """U-Net over time for any trajectory: (frames, ...) with any number of frames, the rest flattened to channels.
 
-Convolutions make motion smooth, attention among the coarsest frames ties its ends together, and a code of the frame number
-tells absolute time.   [after Janner et al. 2022, Planning with Diffusion]
+Convolutions make motion smooth, attention among the coarsest frames ties its ends together, and a code of the frame
+number tells absolute time.   [after Janner, Du, Tenenbaum & Levine 2022]
 """
 
 import math

@@ -1,7 +1,7 @@
 """U-Net on a grid of one or two axes, channels last, for any grid size. Shared by the temporal and the image network.
 
-Level i has min(2^i, 4) * width features. A grid of n positions becomes ceil(n / 2) one level down, and coming up is cropped
-to its skip connection, so sizes need not divide.   [Ronneberger, Fischer & Brox 2015; Ho, Jain & Abbeel 2020]
+Level i has min(2^i, 4) * width features. A grid of n positions becomes ceil(n / 2) one level down, and coming up is
+cropped to its skip connection, so sizes need not divide.   [Ronneberger, Fischer & Brox 2015; Ho, Jain & Abbeel 2020]
 """
 
 import equinox as eqx
@@ -58,7 +58,9 @@ class UNet(eqx.Module):
         self.norm = GroupNorm(width)
         self.output = Conv(axes, width, outputs, gain=0.0, key=key_output)
 
-    def __call__(self, x: Float[Array, "*grid inputs"], level: Float[Array, " embedding"]) -> Float[Array, "*grid outputs"]:
+    def __call__(
+        self, x: Float[Array, "*grid inputs"], level: Float[Array, " embedding"]
+    ) -> Float[Array, "*grid outputs"]:
         h = self.stem(x)
         skips = []
         for i, blocks in enumerate(self.down):
@@ -90,13 +92,17 @@ class _Block(eqx.Module):
         self.second = Conv(axes, outputs, outputs, gain=0.5, key=key_second)
         self.skip = None if inputs == outputs else Linear(inputs, outputs, key=key_skip)
 
-    def __call__(self, x: Float[Array, "*grid inputs"], level: Float[Array, " embedding"]) -> Float[Array, "*grid outputs"]:
+    def __call__(
+        self, x: Float[Array, "*grid inputs"], level: Float[Array, " embedding"]
+    ) -> Float[Array, "*grid outputs"]:
         y = self.first(jax.nn.silu(self.norm(x)))
         y = self.second(jax.nn.silu(modulate(group_norm(y), self.modulation(level))))
         return y + (x if self.skip is None else self.skip(x))
 
 
-def _stage(axes: int, inputs: int, outputs: int, depth: int, embedding: int, *, key: PRNGKeyArray) -> tuple[_Block, ...]:
+def _stage(
+    axes: int, inputs: int, outputs: int, depth: int, embedding: int, *, key: PRNGKeyArray
+) -> tuple[_Block, ...]:
     keys = jr.split(key, depth)
     return tuple(_Block(axes, outputs if i else inputs, outputs, embedding, key=k) for i, k in enumerate(keys))
 

@@ -279,7 +279,7 @@ def _state(x0, ts):
 def _positive(name, value):
     if not _traced(value) and not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
         raise InputError(f"{name} must be a positive number, got {value}")
-    return jnp.asarray(value, float)
+    return jnp.asarray(value, float) if _traced(value) else np.asarray(value, jnp.result_type(float))
 
 
 def _traced(*values):

@@ -64,7 +64,7 @@ def along(invariant: Invariant, states: PyTree | Trajectory, *, axes: int | None
 def change(invariant: Invariant, states: PyTree | Trajectory, *, axes: int | None = None) -> Float[Array, "..."]:
     """The largest departure from the first frame of each trajectory: max over time of |I(t) - I(0)| / max(1, |I(0)|).
 
-    Relative for large values, absolute for small ones (in the invariant's unit); |.| is the Euclidean length of a vector.
+    Relative for large values, absolute for small ones (in the invariant's unit); |.| is the Euclidean length.
     """
     values = along(invariant, states, axes=axes)
     time = values.ndim - 1 - jnp.ndim(jax.eval_shape(invariant, _first(states, axes)))

@@ -86,6 +86,8 @@ def check_calculus(law, t, x0, args, solver):
     if not jax.tree.leaves(slope):  # a symbolic zero
         return
     name = type(solver).__name__
+    if isinstance(solver, diffrax.ItoMilstein) and not eqx.is_array(x0):
+        raise InputError(f"method ito_milstein needs a state that is one array, got {type(x0).__name__}; use euler_maruyama")
     if isinstance(solver, (diffrax.ShARK, diffrax.SRA1, diffrax.SEA)):
         raise InputError(f"method {name} needs a diffusion that does not depend on the state")
     calculus = getattr(law, "calculus", "ito")

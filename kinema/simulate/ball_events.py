@@ -1,12 +1,13 @@
 """Exact motion of hard balls: from one hit to the next, every hit time in closed form, many worlds in one loop.
 
-Between hits x += v dt + a dt^2 / 2, v += a dt. A step goes to the next hit or the next frame, whichever is first; a frame
-is written before a hit at the same instant. Arrays are components first, then balls, then worlds, so that the innermost
-loop of every operation runs over worlds; there are no gathers. Times are local, since the last frame: a long run loses nothing.
+Between hits x += v dt + a dt^2 / 2, v += a dt. A step goes to the next hit or the next frame, whichever is first; a
+frame is written before a hit at the same instant. Arrays are components first, then balls, then worlds, so that the
+innermost loop of every operation runs over worlds; there are no gathers. Times are local, since the last frame: a long
+run loses nothing.
 
-Two balls meet when |d + u t| = s, with d, u their relative position and velocity and s the sum of radii. Gravity cancels in
-u, so this is a quadratic, solved with the cross product d x u (grazing hits stay right in float32) and without a
-difference that cancels.
+Two balls meet when |d + u t| = s, with d, u their relative position and velocity and s the sum of radii. Gravity
+cancels in u, so this is a quadratic, solved with the cross product d x u (grazing hits stay right in float32) and
+without a difference that cancels.
 
 Reference: B. Kang et al., How Far is Video Generation from World Model (2025), for the world; the engine is ours.
 """
@@ -51,10 +52,10 @@ class Run(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one step did: advanced by `dt`, then turned `walls` (components of balls) or the pair `first`, `second`."""
+    """What one step did: advanced by `dt`, then turned components at `walls` (-1 low, 1 high) or a pair of balls."""
 
     dt: Float[Array, " worlds"]
-    walls: Bool[Array, "2 n worlds"]
+    walls: Float[Array, "2 n worlds"]
     pair: Bool[Array, " worlds"]
     first: Int[Array, " worlds"]
     second: Int[Array, " worlds"]
@@ -85,7 +86,9 @@ def _run_jvp(rules, primals, tangents):
     return jax.jvp(partial(_scan, rules), primals, tangents)
 
 
-def log(rules: Rules, bodies: Bodies, span: Float[Array, ""], x: Array, v: Array) -> tuple[Bool[Array, " worlds"], Step]:
+def log(
+    rules: Rules, bodies: Bodies, span: Float[Array, ""], x: Array, v: Array
+) -> tuple[Bool[Array, " worlds"], Step]:
     """Every step of worlds up to time `span`: (done, steps with a leading axis max_events + 1)."""
     gaps = span[None]
     first, energy = _start(gaps, x, v), _energy(bodies, x, v)
@@ -137,7 +140,10 @@ def _while(rules, bodies, gaps, x, v):
 
 def _scan(rules, bodies, gaps, x, v):
     energy = _energy(bodies, x, v)
-    body = lambda carry, _: (_record(rules, bodies, gaps, energy, *carry), None)
+
+    def body(carry, _):
+        return _record(rules, bodies, gaps, energy, *carry), None
+
     length = gaps.shape[0] + rules.max_events
     return _finish(gaps, *jax.lax.scan(body, (_start(gaps, x, v), *_frames(gaps, x)), None, length=length)[0])
 
@@ -154,10 +160,13 @@ def _frames(gaps, x):
 
 def _record(rules, bodies, gaps, energy, now, xs, vs):
     """One step; a world that has reached a frame writes its row, one that is done writes nowhere."""
-    new, step = _advance(rules, bodies, gaps, energy, now)
+    new, _ = _advance(rules, bodies, gaps, energy, now)
     arrived = new.frame > now.frame
     row = jnp.arange(arrived.shape[0]), jnp.where(arrived, now.frame, gaps.shape[0])
-    write = lambda frames, value: frames.at[row].set(jnp.transpose(value), mode="drop", unique_indices=True)
+
+    def write(frames, value):
+        return frames.at[row].set(jnp.transpose(value), mode="drop", unique_indices=True)
+
     return new, write(xs, new.x), write(vs, new.v)
 
 
@@ -171,7 +180,7 @@ def _advance(rules: Rules, bodies: Bodies, gaps: Array, energy: Array, now: _Now
     n, infinite = x.shape[1], jnp.full_like(left, jnp.inf)
     walls = _wall_times(rules, bodies, x, v) if rules.walls else None
     pairs = _pair_times(bodies, x, v).reshape(n * n, -1) if n > 1 else None
-    t_wall = infinite if walls is None else walls.min((0, 1))
+    t_wall = infinite if walls is None else walls.reshape(2 * n, -1).min(0)
     t_pair = infinite if pairs is None else pairs.min(0)
     t_hit = jnp.minimum(t_wall, t_pair)
     arrives = t_hit >= left
@@ -179,11 +188,16 @@ def _advance(rules: Rules, bodies: Bodies, gaps: Array, energy: Array, now: _Now
     x, v = _fly(rules, bodies, x, v, dt)
 
     wall_turn, pair_turn = ~arrives & (t_wall <= t_pair), ~arrives & (t_pair < t_wall)
-    turned, first, second = jnp.zeros(x.shape, bool), jnp.zeros_like(frame), jnp.zeros_like(frame)
+    turned, sides, first, second = (
+        jnp.zeros(x.shape, bool),
+        jnp.zeros_like(x),
+        jnp.zeros_like(frame),
+        jnp.zeros_like(frame),
+    )
     if walls is not None:
-        # All walls reached together: the axes commute, so a corner is exact. The sign of v decides, so no wall hits twice.
+        # All walls reached together: axes commute, so a corner is exact. The sign of v decides, so no wall hits twice.
         turned = wall_turn & (walls <= t_wall)
-        v = jnp.where(turned, -v, v)
+        sides, v = jnp.where(turned, jnp.sign(v), 0), jnp.where(turned, -v, v)
     if pairs is not None:
         order = jnp.arange(n * n, dtype=frame.dtype)[:, None]
         chosen = jnp.where(pairs == t_pair, order, n * n).min(0)
@@ -195,7 +209,7 @@ def _advance(rules: Rules, bodies: Bodies, gaps: Array, energy: Array, now: _Now
     next_gap = jnp.where(frame < gaps.shape[0], gaps[jnp.minimum(frame, gaps.shape[0] - 1)], 0)
     left = jnp.where(written, next_gap, left - dt)
     wall_hits = now.wall_hits + turned.sum((0, 1), dtype=frame.dtype)
-    return _Now(x, v, left, frame, wall_hits, now.pair_hits + pair_turn), Step(dt, turned, pair_turn, first, second)
+    return _Now(x, v, left, frame, wall_hits, now.pair_hits + pair_turn), Step(dt, sides, pair_turn, first, second)
 
 
 def _fly(rules, bodies, x, v, dt):
@@ -216,7 +230,7 @@ def _wall_times(rules, bodies, x, v):
 
 
 def _fall_times(low, high, v, gravity):
-    """Floor and ceiling under gravity: 2 low / (q - v) or (v + q) / g with q^2 = v^2 + 2 g low; the ceiling only if it is reached."""
+    """Floor at 2 low / (q - v) or (v + q) / g, with q^2 = v^2 + 2 g low; the ceiling if v^2 > 2 g high."""
     q = _root(v * v + 2 * gravity * low, True)
     floor = jnp.where(v < 0, _quotient(2 * low, q - v, v < 0), _quotient(v + q, gravity, gravity > 0))
     rest = v * v - 2 * gravity * high
@@ -248,7 +262,11 @@ def _collide(bodies, energy, x, v, first, second, real):
     total = m1 + m2
     # Divided by d.d, not s^2: a reflection that keeps |u| even where |d| is not s to the last bit.
     after = u - 2 * _dot(d, u) / jnp.where(real, _dot(d, d), 1) * d
-    lost = (energy - _energy(bodies, x, v)) * total / jnp.maximum(jnp.where(real, m1 * m2 * _dot(after, after), 1), jnp.finfo(x.dtype).tiny)
+    lost = (
+        (energy - _energy(bodies, x, v))
+        * total
+        / jnp.maximum(jnp.where(real, m1 * m2 * _dot(after, after), 1), jnp.finfo(x.dtype).tiny)
+    )
     after = after * (1 + jax.lax.stop_gradient(jnp.clip(lost, -_FEEDBACK, _FEEDBACK)))
     return v + (is_second * (m1 / total) - is_first * (m2 / total)) * (after - u)[:, None]
 

@@ -4,10 +4,12 @@ A population of particles walks the rows of a solver's plan. One round is
 
     plan     choose every particle's parent (a branch is a repeated parent)
     edit     change the data prediction, in physical units; a multistep history sees the change
-    move     the sampler advances and predicts: the only place where models are called and counted
+    move     the sampler advances
+    arrive   change the state, noise and all, before the model sees it
+    predict  the sampler asks the model: the only place where it is called and counted
     update   weigh, resample, accept or mutate
 
-and `finish` acts on the last sample. Every steering method is these four functions; `steer` runs them.
+and `finish` acts on the last sample. Every steering method is some of these functions; `steer` runs them.
 """
 
 import equinox as eqx
@@ -117,8 +119,12 @@ class Controller(eqx.Module):
     def check(self, scene: Scene, stochastic: bool) -> None:
         """Refuse a generator or plan that the method cannot steer. Called once, before compilation."""
 
+    def memory(self, n: int) -> PyTree:
+        """What each of n particles keeps in `aux`, with a leading axis of n."""
+        return None
+
     def begin(self, particles: Particles, scene: Scene, ledger: Ledger) -> tuple[Particles, Ledger]:
-        """Set `aux` and first weights, when every particle has its first prediction."""
+        """Set first weights, and what `aux` should know of the first prediction."""
         return particles, ledger
 
     def plan(self, particles: Particles, scene: Scene, key) -> Int[Array, " n"] | None:
@@ -128,6 +134,15 @@ class Controller(eqx.Module):
     def edit(self, t, x: PyTree, data: PyTree, aux: PyTree, scene: Scene, key) -> PyTree:
         """One particle's data prediction, changed: `x` at time `t` and `data` in physical units, `aux` its own."""
         return data
+
+    @property
+    def arrives(self) -> bool:
+        """Whether `arrive` changes anything."""
+        return type(self).arrive is not Controller.arrive
+
+    def arrive(self, t, x: PyTree, aux: PyTree, scene: Scene, key) -> PyTree:
+        """One particle's state at time `t`, changed before it is predicted from: encoded, with the noise of `t`."""
+        return x
 
     def update(self, particles: Particles, data: PyTree, scene: Scene, ledger: Ledger, key) -> tuple[Particles, Ledger]:
         """After a whole step: `data` `(N, ...)` are the new data predictions, in physical units."""

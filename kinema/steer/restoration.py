@@ -1,27 +1,33 @@
-"""Restoration: the motion that a world's law allows, found behind noise and gaps with a generator as prior.
+"""Restoration: motion seen through noise and gaps, found again by a generator, a world's law, or both.
 
-While sampling, every data prediction m is corrected by the observation y where it was seen, as if motion given x_t were
-normal with the variance r^2 = std^2 s^2 / (a^2 + s^2) of a prior of unit size:
+An observation y = x1 + sigma z is a point of the path, x_t = a y, at the time where s / a = sigma. What was seen is
+held there; what was hidden is drawn again from its own prediction and noise, round after round, and the predictions are
+averaged: a Gibbs sampler of E[x1 | y]. That says *which* motion. Where a law is known, the states of that mean at some
+frames begin Levenberg-Marquardt fits of an exact motion to y, and the closest is kept.
 
-    m <- m + r^2 / (r^2 + noise^2) (y - m)
-
-The finished sample says *which* motion; then a state is fitted so that its exact flow passes closest to what was seen.
-
-Reference: Chung et al. 2023 and Song et al. 2023 for guidance by observations; Levenberg 1944, Marquardt 1963.
+Reference: Lugmayr et al. 2022 (drawing again what is hidden); Levenberg 1944, Marquardt 1963.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix as optx
-from jax.flatten_util import ravel_pytree
+from jax import random as jr
 from jaxtyping import Array, Bool, PyTree
 
 from kinema.errors import InputError
-from kinema.generate.fields import Moments
+from kinema.generate.codec import Codec
+from kinema.generate.generator import AbstractGenerator
+from kinema.generate.path.path import in_float64
+from kinema.generate.solver.grids import from_times
+from kinema.generate.solver.plan import Plan
+from kinema.generate.solver.stochastic import ancestral
 from kinema.simulate.world import World
 from kinema.steer.controller import Controller, Ledger, Particles, Scene
+from kinema.steer.fit_motion import fit_motion
+from kinema.steer.rounds import SteerResult, steer
+
+HIDDEN = 50.0  # noise of so many standard deviations of the data says nothing
 
 
 class Observed(eqx.Module):
@@ -49,78 +55,120 @@ class Observed(eqx.Module):
 
 
 class Restoration(Controller):
-    """Restore observed motion: sample the prior given the observation, then fit the law.
+    """Hold what was seen while a plan of `restoration_plan` draws the rest; then fit the law, if a `world` is given.
 
-    Of the motion drawn, the states at `starts` frames begin fits of `iterations` Levenberg-Marquardt steps to the
-    observation; the one that passes closest is kept. `world=None` leaves out the law and returns the draw.
+    `last` rounds are averaged. `starts` are the frames at which fits of `iterations` steps begin.
 
     Raises:
-        InputError: a start outside the world's frames; fewer than 1 iteration.
+        InputError: a start outside the world's frames; fewer than 1 iteration or round.
     """
 
     observed: Observed
     world: World | None = None
+    last: int = eqx.field(static=True, default=8)
     starts: tuple[int, ...] = eqx.field(static=True, default=())
     iterations: int = eqx.field(static=True, default=8)
 
     def __check_init__(self):
-        if self.iterations < 1:
-            raise InputError(f"iterations must be at least 1, got {self.iterations}")
+        if self.iterations < 1 or self.last < 1:
+            raise InputError(f"iterations and last must be at least 1, got {self.iterations} and {self.last}")
         if self.world is not None and any(not 0 <= frame < self.world.frames for frame in self.starts):
             raise InputError(f"starts must be frames in 0 .. {self.world.frames - 1}, got {self.starts}")
 
-    def begin(self, particles: Particles, scene: Scene, ledger: Ledger) -> tuple[Particles, Ledger]:
-        aux = (self.observed.states, self.observed.seen)
-        return eqx.tree_at(lambda p: p.aux, particles, aux, is_leaf=lambda leaf: leaf is None), ledger
+    def check(self, scene: Scene, stochastic: bool) -> None:
+        if scene.codec is None or sorted(scene.codec.names) != sorted(self.observed.states):
+            raise InputError(
+                f"the observation has {sorted(self.observed.states)}; the generator's states must be the same"
+            )
 
-    def edit(self, t, x: PyTree, data: PyTree, aux: PyTree, scene: Scene, key) -> PyTree:
-        values, seen = aux
-        moments = Moments.at(scene.generator.path, t)
-        share = moments.s**2 / (moments.a**2 + moments.s**2)
-        spread = scene.codec.decode(jnp.sqrt(share) + 0 * scene.encode(data))
-        centre = scene.codec.decode(0 * scene.encode(data))
+    def memory(self, n: int) -> PyTree:
+        """The observation, and the mean of the last predictions."""
+        states = self.observed.states
+        return states, self.observed.seen, jax.tree.map(jnp.zeros_like, states)
 
-        def correct(name: str) -> Array:
-            variance = (spread[name] - centre[name]) ** 2
-            gain = variance / (variance + self.observed.noise[name] ** 2) * _over(seen, data[name])
-            return data[name] + gain * (values[name] - data[name])
+    def arrive(self, t, x: PyTree, aux: PyTree, scene: Scene, key) -> PyTree:
+        states, seen, _ = aux
+        a, _, s = scene.generator.path.coefficients(t)
+        noise = jnp.array([self.observed.noise[name] for name in scene.codec.names]) / scene.codec.std
+        extra = jnp.sqrt(jnp.maximum((s / a) ** 2 - noise**2, 0))
+        held = a * (scene.encode(states) + extra * jr.normal(key, x.shape))
+        known = seen.reshape(-1, *(1,) * (x.ndim - 1)) & (noise < HIDDEN)
+        return jnp.where(known, held, x)
 
-        return {name: correct(name) for name in data}
+    def update(self, particles: Particles, data: PyTree, scene: Scene, ledger: Ledger, key) -> tuple[Particles, Ledger]:
+        states, seen, mean = particles.aux
+        late = particles.row >= scene.rows.micro_steps - self.last
+
+        def gather(mean, now):
+            return mean + jnp.where(late.reshape(-1, *(1,) * (now.ndim - 1)), now / self.last, 0)
+
+        aux = (states, seen, jax.tree.map(gather, mean, data))
+        return eqx.tree_at(lambda p: p.aux, particles, aux), ledger
 
     def finish(self, x: PyTree, particles: Particles, scene: Scene, ledger: Ledger, key):
+        states, seen, mean = particles.aux
         if self.world is not None:
-            x = jax.vmap(lambda guess, aux: fit_motion(self, guess, *aux))(x, particles.aux)
-        return x, particles.log_weight, ledger
+            weight = {name: 1 / noise for name, noise in self.observed.noise.items()}
+            mean = jax.vmap(lambda guess, y, where: self._fit(guess, y, where, weight))(mean, states, seen)
+        return mean, particles.log_weight, ledger
+
+    def _fit(self, guess: PyTree, states: PyTree, seen: Bool[Array, " frames"], weight: dict[str, float]) -> PyTree:
+        weights = {name: weight[name] * _over(seen, leaf) for name, leaf in states.items()}
+        return fit_motion(self.world, guess, states, weights, starts=self.starts, iterations=self.iterations)
 
 
-def fit_motion(task: Restoration, guess: PyTree, values: PyTree, seen: Bool[Array, " frames"]) -> PyTree:
-    """The motion of `task.world` closest to the observation, among fits that start at frames of `guess`."""
-    world, noise = task.world, task.observed.noise
+def restore(
+    gen: AbstractGenerator,
+    codec: Codec,
+    observed: Observed,
+    *,
+    key,
+    world: World | None = None,
+    rounds: int = 16,
+    cond: PyTree | None = None,
+) -> SteerResult:
+    """Restore observed motion; with a `world` the result obeys its law by construction.
 
-    def gap(motion: PyTree) -> Array:
-        parts = [_over(seen, motion[k]) * (motion[k] - values[k]) / noise[k] for k in sorted(motion)]
-        return jnp.concatenate([part.ravel() for part in parts])
+    Costs `rounds` network evaluations a motion.
 
-    def fit(frame: int) -> tuple[PyTree, Array]:
-        flat, restore = ravel_pytree(jax.tree.map(lambda leaf: leaf[frame], guess))
-        offsets = (np.arange(world.frames) - frame) * world.dt
+    Example:
+        >>> restore(run.generator, run.codec, Observed(states, seen, noise), key=key, world=world).x["x"].shape
+        (n, frames, bodies, axes)
 
-        def motion(vector: Array) -> PyTree:
-            return world.flow(world.retract(restore(vector)), offsets)
+    Raises:
+        InputError: an observation of other states than the generator's, or one that only has noise.
+    """
+    n = observed.seen.shape[0]
+    noise = [observed.noise[name] / float(codec.std[i]) for i, name in enumerate(codec.names)]
+    plan = restoration_plan(gen.path, max([level for level in noise if level < HIDDEN], default=0.0), rounds)
+    like = jax.eval_shape(codec.encode, jax.tree.map(lambda leaf: leaf[0], observed.states))
+    controller = Restoration(observed, world, last=max(1, rounds // 2))
+    return steer(gen, plan, controller, n, key=key, shape=like, codec=codec, cond=cond)
 
-        solver = optx.LevenbergMarquardt(rtol=1e-4, atol=1e-4)
-        found = optx.least_squares(
-            lambda vector, _: gap(motion(vector)), solver, flat, max_steps=task.iterations, throw=False
+
+def restoration_plan(path, noise: float, rounds: int, *, settle: float = 0.25) -> Plan:
+    """Rounds that predict and put all noise back: down to s / a = `noise` in a first share `settle`, then at it.
+
+    Raises:
+        InputError: `noise` not positive or beyond the path's; fewer than 2 rounds.
+    """
+    if rounds < 2:
+        raise InputError(f"rounds must be at least 2, got {rounds}")
+    highest = float(in_float64(path.log_snr, path.t_max)[0])
+    lowest = float(in_float64(path.log_snr, max(path.t_min, 1e-3))[0])
+    if not noise > 0 or not lowest < -np.log(noise) < highest:
+        raise InputError(
+            f"noise must be between {np.exp(-highest):.2g} and {np.exp(-lowest):.2g} of the data, got {noise:g}"
         )
-        fitted = motion(found.value)
-        return fitted, jnp.sum(gap(fitted) ** 2)
-
-    frames = task.starts or tuple(sorted({0, *np.linspace(0, world.frames - 1, 5).astype(int).tolist()}))
-    motions, misfits = zip(*(fit(frame) for frame in frames))
-    best = jnp.argmin(jnp.stack(misfits))
-    return jax.tree.map(lambda *options: jnp.stack(options)[best], *motions)
+    level = -np.log(noise)
+    first = max(1, round(settle * rounds))
+    falling = np.linspace(min(level, -np.log(max(2 * noise, 1.0))), level, first + 1)[:-1]
+    times = in_float64(path.time_of_log_snr, np.r_[falling, np.full(rounds - first, level)])[0]
+    # Rounds at one level: times that rise by next to nothing, so that the grid still increases.
+    times = np.maximum.accumulate(times) * (1 - 1e-6) + 1e-6 * times[-1] * np.linspace(0, 1, rounds)
+    return ancestral(path, from_times(path, times, clean=True), eta=1e9)
 
 
 def _over(seen: Bool[Array, " frames"], like: Array) -> Array:
     """1 where seen, along the first axis of `like`."""
-    return seen.reshape(-1, *(1,) * (like.ndim - 1)).astype(like.dtype)
+    return jnp.broadcast_to(seen.reshape(-1, *(1,) * (like.ndim - 1)), like.shape).astype(like.dtype)

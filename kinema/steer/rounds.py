@@ -102,13 +102,27 @@ def _steer(controller: Controller, scene: Scene, key, n: int, like, start, *, co
     def source(i, x0, start):
         key_source, key_steps = jr.split(jr.fold_in(key, i))
         x = gen.path.sample_source(key_source, like, x0) if start is None else start
-        state = perturb(gen, rows[0], begin(rows, x, x0), jr.fold_in(key_steps, 0))
-        return state, key_steps
+        return begin(rows, x, x0), key_steps
+
+    def ask(particles: Particles, key) -> Particles:
+        """Every particle's next prediction, where it now stands."""
+
+        def one(state, j, aux, key_particle, cond, x0, key_arrive):
+            row = rows[j]
+            state = perturb(gen, row, state, jr.fold_in(key_particle, j))
+            if controller.arrives:
+                x = controller.arrive(row.t, shift(state.x, row.b, x0), aux, scene, key_arrive)
+                state = eqx.tree_at(lambda s: s.x, state, shift(x, -row.b, x0))
+            return state, predict(gen, row, state.x, cond, x0)
+
+        arguments = (particles.state, particles.row, particles.aux, keys, scene.cond, scene.x0, jr.split(key, n))
+        state, raw = jax.vmap(one)(*arguments)
+        return eqx.tree_at(lambda p: (p.state, p.raw), particles, (state, raw))
 
     state, keys = jax.vmap(source)(jnp.arange(n), scene.x0, start)
-    raw = jax.vmap(lambda s, cond, x0: predict(gen, rows[0], s.x, cond, x0))(state, scene.cond, scene.x0)
-    zeros = jnp.zeros(n, jnp.int32)
-    particles = Particles(state, raw, zeros, jnp.zeros(n), jnp.arange(n, dtype=jnp.int32))
+    slots = jnp.arange(n, dtype=jnp.int32)
+    particles = Particles(state, state.x, 0 * slots, jnp.zeros(n), slots, controller.memory(n))
+    particles = ask(particles, jr.fold_in(key_control, rows.micro_steps))
     ledger = Ledger.empty().add(evaluations=n * gen.calls)
     particles, ledger = controller.begin(particles, scene, ledger)
 
@@ -132,10 +146,6 @@ def _steer(controller: Controller, scene: Scene, key, n: int, like, start, *, co
         keys_edit = jr.split(key, n)
         return jax.vmap(one)(particles.state, particles.raw, particles.row, particles.aux, keys, scene.x0, keys_edit)
 
-    def arrive(state, j, key_particle, cond, x0):
-        state = perturb(gen, rows[j], state, jr.fold_in(key_particle, j))
-        return state, predict(gen, rows[j], state.x, cond, x0)
-
     def data_of(particles: Particles) -> PyTree:
         def one(state, raw, j):
             return scene.decode(data_prediction(rows[j], state, raw))
@@ -144,13 +154,11 @@ def _steer(controller: Controller, scene: Scene, key, n: int, like, start, *, co
 
     def round_(carry, j):
         particles, ledger = carry
-        key_plan, key_edit, key_update = jr.split(jr.fold_in(key_control, j), 3)
+        key_plan, key_edit, key_arrive, key_update = jr.split(jr.fold_in(key_control, j), 4)
         parents = controller.plan(particles, scene, key_plan)
         particles = particles if parents is None else particles.select(parents)
-        state = move(particles, key_edit)
-        row = particles.row + 1
-        state, raw = jax.vmap(arrive)(state, row, keys, scene.cond, scene.x0)
-        particles = Particles(state, raw, row, particles.log_weight, particles.ancestor, particles.aux)
+        moved = (move(particles, key_edit), particles.row + 1)
+        particles = ask(eqx.tree_at(lambda p: (p.state, p.row), particles, moved), key_arrive)
         ledger = ledger.add(evaluations=n * gen.calls)
 
         def whole(operands):

@@ -102,8 +102,7 @@ def classifier_two_sample(
     Reference: Lopez-Paz & Oquab, 2017.
     """
     x, y = _pair(x, y, least=4)
-    optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
-    return _classify(x, y, key, width, steps, optimizer)
+    return _classify(x, y, key, width, steps, learning_rate, weight_decay)
 
 
 class PermutationTest(NamedTuple):
@@ -263,7 +262,7 @@ def _sliced(x, y, directions, order: float):
 
 
 @eqx.filter_jit
-def _classify(x, y, key, width: int, steps: int, optimizer) -> ClassifierTest:
+def _classify(x, y, key, width: int, steps: int, learning_rate: float, weight_decay: float) -> ClassifierTest:
     key_x, key_y, key_net = jr.split(key, 3)
     train_x, test_x = _halves(jr.permutation(key_x, x))
     train_y, test_y = _halves(jr.permutation(key_y, y))
@@ -272,6 +271,7 @@ def _classify(x, y, key, width: int, steps: int, optimizer) -> ClassifierTest:
     scale = jnp.where(scale > 0, scale, 1.0)
     net = eqx.nn.MLP(x.shape[1], "scalar", width, 1, jax.nn.silu, key=key_net, dtype=x.dtype)
     parameters, static = eqx.partition(net, eqx.is_inexact_array)
+    optimizer = optax.adamw(learning_rate, weight_decay=weight_decay)
 
     def logits(parameters, rows):
         return jax.vmap(eqx.combine(parameters, static))((rows - centre) / scale)

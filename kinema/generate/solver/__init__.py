@@ -1,7 +1,39 @@
-"""Solvers as plans. See `kinema.generate.solver.plan`."""
+"""Solvers as plans: coefficients computed before sampling starts, run by `kinema.generate.sample`.
+
+Builders are `build(path, grid, **options) -> Plan`; `make(name, path, steps)` finds one by name. See `plan` for what a
+plan is and `held` for what the solvers have in common. Importing this package does not import JAX.
+"""
 
 from kinema.generate.solver.adams import adams
-from kinema.generate.solver.exponential import dpmpp, euler
+from kinema.generate.solver.exponential import deis, dpmpp, euler
+from kinema.generate.solver.grids import GRIDS, Grid
+from kinema.generate.solver.langevin import predictor_corrector
 from kinema.generate.solver.plan import Plan
+from kinema.generate.solver.registry import SOLVERS, make
+from kinema.generate.solver.runge_kutta import churn, heun, restart
+from kinema.generate.solver.stability import companion, growth, spectral_radius
+from kinema.generate.solver.stochastic import ancestral, euler_maruyama, reverse_diffusion
+from kinema.generate.solver.unipc import unipc
 
-__all__ = ["Plan", "adams", "dpmpp", "euler"]
+__all__ = [
+    "GRIDS",
+    "SOLVERS",
+    "Grid",
+    "Plan",
+    "adams",
+    "ancestral",
+    "churn",
+    "companion",
+    "deis",
+    "dpmpp",
+    "euler",
+    "euler_maruyama",
+    "growth",
+    "heun",
+    "make",
+    "predictor_corrector",
+    "restart",
+    "reverse_diffusion",
+    "spectral_radius",
+    "unipc",
+]

@@ -1,48 +1,42 @@
-"""Adams-Bashforth in the noise ratio kappa = s / a: PLMS with fixed weights, LMS with variable ones.
+"""Adams-Bashforth: PLMS with fixed weights, LMS with variable ones, in the noise ratio or in time.
 
-With the noise prediction e the flow is x' / a' = x / a + int e dkappa; past predictions extrapolate e. Fixed weights
-assume equal steps in kappa; variable ones integrate the Lagrange polynomials of the real grid and keep their order.
+With the noise prediction e and kappa = s / a the flow is x' / a' = x / a + int e dkappa; past predictions extrapolate
+e. Fixed weights assume equal steps in kappa; variable ones integrate the polynomial through the real grid and keep
+their order. With the velocity the same in t: x' = x + int v dt.
 
 Reference: Liu et al. 2022 (PLMS); Karras et al. 2022, Crowson 2022 (LMS).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from kinema.generate.solver.exponential import euler_step
+from kinema.errors import InputError
 from kinema.generate.solver.grids import Grid
-from kinema.generate.solver.plan import Draft, Plan, check_order, orders
-
-FIXED = {
-    1: np.array([1.0]),
-    2: np.array([3, -1]) / 2,
-    3: np.array([23, -16, 5]) / 12,
-    4: np.array([55, -59, 37, -9]) / 24,
-    5: np.array([1901, -2774, 2616, -1274, 251]) / 720,
-}
+from kinema.generate.solver.held import Held, interpolate
+from kinema.generate.solver.multistep import multistep
+from kinema.generate.solver.plan import Plan
 
 
-def adams(path, grid: Grid, *, order: int = 4, variable: bool = True) -> Plan:
-    """Adams-Bashforth of order 1 to 5; `variable=False` is PLMS, whose weights suit equal steps in kappa only.
+def adams(
+    path, grid: Grid, *, order: int = 4, extrapolates: str = "noise", variable: bool = True, start: str = "euler"
+) -> Plan:
+    """Adams-Bashforth of order 1 to 5 on the noise (in kappa) or the velocity (in t).
+
+    `variable=False` has the weights of equal steps whatever the grid (PLMS), and the order only there. `start="heun"`
+    spends one more evaluation to start at order 3.
 
     Raises:
-        InputError: order not in 1 .. 5; a grid that starts where a = 0.
+        InputError: order not in 1 .. 5; unknown `extrapolates` or `start`; the noise on a grid that starts where a = 0.
     """
-    check_order(order, 5)
-    draft = Draft(f"{'lms' if variable else 'plms'}-{order}", grid, extrapolates="noise", history=order)
-    kappa = grid.noise_ratio
-    for i, now in enumerate(orders(order, grid.steps)):
-        x, dkappa = euler_step(grid, i, "noise")
-        if variable:
-            weights = lagrange_integrals(kappa[i::-1][:now], kappa[i], kappa[i + 1]) / (kappa[i + 1] - kappa[i])
-        else:
-            weights = FIXED[now]
-        draft.add(i + 1, x, dkappa * weights)
-    return draft.plan()
+    if extrapolates not in ("noise", "velocity"):
+        raise InputError(f"extrapolates must be 'noise' or 'velocity', got {extrapolates!r}")
+    held = Held(path, grid, extrapolates, "noise-ratio" if extrapolates == "noise" else "time")
 
+    def fixed(i: int, nodes: Sequence[int]) -> tuple[float, np.ndarray]:
+        weights = interpolate(np.asarray(nodes) - float(i), held.moments(i, len(nodes)))
+        return held.linear(i), weights
 
-def lagrange_integrals(nodes: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Integrals from low to high of the Lagrange polynomials of the nodes, exact by Gauss-Legendre."""
-    points, weights = np.polynomial.legendre.leggauss(max(1, (len(nodes) + 1) // 2))
-    points = low + (high - low) * (points + 1) / 2
-    basis = [np.prod([(points - q) / (p - q) for q in np.delete(nodes, j)], axis=0) for j, p in enumerate(nodes)]
-    return np.array([np.sum(weights * np.ones_like(points) * value) for value in basis]) * (high - low) / 2
+    name = f"{'lms' if variable else 'plms'}-{order}"
+    rule = held.step if variable else fixed
+    return multistep(name, grid, rule, extrapolates=extrapolates, order=order, highest=5, start=start)

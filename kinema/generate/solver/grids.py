@@ -18,8 +18,13 @@ Coefficients = tuple[np.ndarray, np.ndarray, np.ndarray]
 class Grid:
     """Increasing times `(n + 1,)` with the coefficients a, b, s of the path there.
 
-    A `clean` grid ends with a step onto the noise-free prediction: its last point has s = 0 at the time before it.
-    `locate` gives (t, a, b, s) at any log-SNR, for solvers that leave the grid (churn, restart).
+    A `clean` grid ends with a step onto the noise-free prediction: its last point is t = 1 with s = 0, whatever the
+    path's s there, so the last two times may be equal. `locate` gives (t, a, b, s) at any log-SNR, for solvers that
+    leave the grid (churn, restart).
+
+    Raises:
+        InputError: vectors of different lengths, fewer than 2 times, values that are not finite, times that do not
+            increase, s = 0 before the end.
     """
 
     times: np.ndarray
@@ -36,13 +41,16 @@ class Grid:
             if values.ndim != 1 or values.shape != self.times.shape:
                 raise InputError(f"{name} must be a vector as long as times, got shape {values.shape}")
             if not np.isfinite(values).all():
-                raise InputError(f"{name} must be finite, got {name}[{np.argmin(np.isfinite(values))}]={values.min()}")
+                i = int(np.argmin(np.isfinite(values)))
+                raise InputError(f"{name} must be finite, got {name}[{i}]={values[i]}")
         if len(self.times) < 2:
             raise InputError(f"a grid needs at least 2 times, got {len(self.times)}")
         check_increasing("times", self.times[:-1] if self.clean else self.times)
         if (self.s[:-1] <= 0).any():
             i = int(np.argmax(self.s[:-1] <= 0))
-            raise InputError(f"the noise may vanish only at the last time, got s={self.s[i]} at times[{i}]={self.times[i]}")
+            raise InputError(
+                f"the noise may vanish only at the last time, got s={self.s[i]} at times[{i}]={self.times[i]}"
+            )
 
     @property
     def steps(self) -> int:
@@ -60,9 +68,22 @@ class Grid:
         with np.errstate(divide="ignore"):
             return self.s / self.a
 
+    def at_noise_ratio(self, kappa: float) -> tuple[float, float, float, float]:
+        """(t, a, b, s) where s / a is kappa.
+
+        Raises:
+            InputError: the grid was not made from a path, or the path does not reach kappa.
+        """
+        if self.locate is None:
+            raise InputError("a point between grid times is needed, so the grid must come from a path or a table")
+        t, a, b, s = self.locate(-np.log(kappa))
+        if not (a > 0 and np.isclose(s / a, kappa, rtol=1e-6)):
+            raise InputError(f"the noise ratio {kappa:.6g} is outside the path; lower the noise that is put back")
+        return t, a, b, s
+
 
 def from_times(path, times, *, clean: bool = False) -> Grid:
-    """A grid at the given times; `clean` adds a last step onto the noise-free prediction.
+    """A grid at the given times; `clean` adds a last step onto the noise-free prediction, at t = 1.
 
     Raises:
         InputError: times outside [0, 1], not increasing, not finite or fewer than 2.
@@ -71,29 +92,55 @@ def from_times(path, times, *, clean: bool = False) -> Grid:
 
     times = np.asarray(times, np.float64)
     if times.ndim != 1 or len(times) < 2 - clean:
-        raise InputError(f"times must be a vector of at least 2, got shape {times.shape}")
+        raise InputError(f"times must be a vector of at least {2 - clean}, got shape {times.shape}")
     check_increasing("times", times)
     if times[0] < 0 or times[-1] > 1:
         raise InputError(f"times must lie in [0, 1], got {times[0]} to {times[-1]}")
     a, b, s = in_float64(path.coefficients, times)
     if clean:
-        end_a, end_b, _ = in_float64(path.coefficients, times[-1:])
-        times, a, b, s = np.r_[times, times[-1]], np.r_[a, end_a], np.r_[b, end_b], np.r_[s, 0.0]
+        end_a, end_b, _ = in_float64(path.coefficients, 1.0)
+        times, a, b, s = np.r_[times, 1.0], np.r_[a, end_a], np.r_[b, end_b], np.r_[s, 0.0]
 
     def locate(level: float) -> tuple[float, float, float, float]:
         (time,) = in_float64(path.time_of_log_snr, level)
-        return (float(time), *(float(value) for value in in_float64(path.coefficients, time)))
+        a, b, s = in_float64(path.coefficients, time)
+        return float(time), float(a), float(b), float(s)
 
     return Grid(times, a, b, s, clean, locate)
 
 
+def from_noise_ratios(path, ratios) -> Grid:
+    """A grid at falling noise ratios s / a (the "sigmas" of EDM and k-diffusion); a last 0 is a clean end.
+
+    Raises:
+        InputError: ratios that do not fall, are negative or are outside the path.
+    """
+    ratios = np.asarray(ratios, np.float64)
+    if ratios.ndim != 1 or len(ratios) < 2:
+        raise InputError(f"ratios must be a vector of at least 2, got shape {ratios.shape}")
+    check_increasing("-ratios", -ratios)
+    clean = bool(ratios[-1] == 0)
+    if (ratios[: len(ratios) - clean] <= 0).any():
+        raise InputError(f"ratios must be positive but for a last 0, got {ratios.min()}")
+    return _at_levels(path, -np.log(ratios[: len(ratios) - clean]), clean)
+
+
 def uniform_time(path, steps: int, *, start: float = 0.0, stop: float | None = None) -> Grid:
     """Equal steps in t from `start` to `stop` (the path's end)."""
-    check_steps(steps)
-    if stop is not None:
-        return from_times(path, np.linspace(start, stop, steps + 1))
-    clean = not _ends_clean(path)
-    return from_times(path, np.linspace(start, 1.0, steps + (not clean)), clean=clean)
+    return polynomial(path, steps, rho=1.0, start=start, stop=stop)
+
+
+def polynomial(path, steps: int, *, rho: float = 2.0, start: float = 0.0, stop: float | None = None) -> Grid:
+    """Equal steps in (1 - t)^(1/rho): rho 1 is `uniform_time`, more makes steps shorter near the data.
+
+    Raises:
+        InputError: rho not positive.
+    """
+    check_rho(rho)
+    check_count("steps", steps)
+    clean = stop is None and not _ends_clean(path)
+    u = np.linspace((1 - start) ** (1 / rho), (1 - (1.0 if stop is None else stop)) ** (1 / rho), steps + (not clean))
+    return from_times(path, np.clip(1 - u**rho, 0.0, 1.0), clean=clean)
 
 
 def log_snr(path, steps: int, *, low: float | None = None, high: float | None = None, clean: bool = True) -> Grid:
@@ -101,25 +148,86 @@ def log_snr(path, steps: int, *, low: float | None = None, high: float | None = 
     return _between(path, steps, low, high, clean, lambda level: level, lambda level: level)
 
 
-def karras(path, steps: int, *, rho: float = 7.0, low: float | None = None, high: float | None = None, clean: bool = True) -> Grid:
+def karras(
+    path, steps: int, *, rho: float = 7.0, low: float | None = None, high: float | None = None, clean: bool = True
+) -> Grid:
     """Equal steps in (s / a)^(1/rho), as Karras et al. (2022); `low` and `high` bound log(a / s).
 
     Raises:
         InputError: rho not positive.
     """
-    if not rho > 0:
-        raise InputError(f"rho must be positive, got {rho}")
+    check_rho(rho)
     return _between(
         path, steps, low, high, clean, lambda level: np.exp(-level / rho), lambda power: -rho * np.log(power)
     )
 
 
-GRIDS = {"uniform-time": uniform_time, "log-snr": log_snr, "karras": karras}
+def discrete(
+    alphas_cumprod,
+    steps: int | None = None,
+    *,
+    timesteps=None,
+    spacing: str = "linspace",
+    offset: int = 0,
+    rho: float = 7.0,
+    clean: bool = True,
+) -> Grid:
+    """Points of a table of T squared data coefficients, index 0 next to the data: index k is t = 1 - (k + 1) / T.
+
+    Evaluations at `steps` indices chosen by `spacing` ("linspace", "leading" with `offset`, "trailing", or "karras",
+    which goes between indices), or at the falling `timesteps`; then a last step onto s = 0 or, with `clean=False`, onto
+    index 0.
+
+    Raises:
+        InputError: a table that does not fall inside (0, 1); both or neither of `steps` and `timesteps`; indices that
+            do not fall or are outside the table; an unknown spacing.
+    """
+    table = np.asarray(alphas_cumprod, np.float64)
+    if table.ndim != 1 or len(table) < 2 or not (np.diff(table) < 0).all() or table[-1] <= 0 or table[0] >= 1:
+        raise InputError("alphas_cumprod must be a vector of at least 2 numbers that fall inside (0, 1)")
+    if (steps is None) == (timesteps is None):
+        raise InputError(f"give either steps or timesteps, got steps={steps} and timesteps={timesteps}")
+    levels = 0.5 * (np.log(table) - np.log1p(-table))
+    if steps is not None:
+        check_count("steps", steps)
+        index = _spaced(levels, steps, spacing, offset, rho, clean)
+    else:
+        index = np.asarray(timesteps)
+    lowest = 0 if clean else 1
+    if index.ndim != 1 or index.dtype.kind not in "iuf" or (np.diff(index) >= 0).any():
+        raise InputError(f"timesteps must fall, got {index.tolist()}")
+    if index[0] > len(table) - 1 or (timesteps is not None and index[-1] < lowest):
+        raise InputError(f"timesteps must be in {lowest} .. {len(table) - 1}, got {index[0]} to {index[-1]}")
+
+    def at(position, level) -> tuple:
+        return (
+            1 - (position + 1) / len(table),
+            (1 + np.exp(-2 * level)) ** -0.5,
+            0 * level,
+            (1 + np.exp(2 * level)) ** -0.5,
+        )
+
+    def locate(level: float) -> tuple[float, float, float, float]:
+        return at(np.interp(level, levels[::-1], np.arange(len(table))[::-1]), level)
+
+    index = index if clean else np.r_[index, 0]
+    points = np.array(at(index, np.interp(index, np.arange(len(table)), levels)))
+    if clean:
+        points = np.c_[points, [1.0, 1.0, 0.0, 0.0]]
+    return Grid(*points, clean=clean, locate=locate)
 
 
-def check_steps(steps: int):
-    if not (isinstance(steps, int | np.integer) and steps >= 1):
-        raise InputError(f"steps must be a whole number of at least 1, got {steps!r}")
+GRIDS = {"uniform-time": uniform_time, "polynomial": polynomial, "log-snr": log_snr, "karras": karras}
+
+
+def check_count(name: str, value: int):
+    if not (isinstance(value, int | np.integer) and value >= 1):
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def check_rho(rho: float):
+    if not (np.isfinite(rho) and rho > 0):
+        raise InputError(f"rho must be positive, got {rho}")
 
 
 def check_increasing(name: str, values: np.ndarray):
@@ -142,7 +250,7 @@ def _between(path, steps, low, high, clean, forward, backward) -> Grid:
     """Equal steps in `forward(log_snr)` between two levels."""
     from kinema.generate.path.path import in_float64
 
-    check_steps(steps)
+    check_count("steps", steps)
     ends = in_float64(path.log_snr, [max(path.t_min, 0.0), min(path.t_max, 1.0)])[0]
     low, high = (ends[0] if low is None else low), (ends[1] if high is None else high)
     if not low < high:
@@ -152,5 +260,32 @@ def _between(path, steps, low, high, clean, forward, backward) -> Grid:
         levels = np.array([low])
     else:
         levels = backward(np.linspace(forward(low), forward(high), count))
-    times = np.clip(in_float64(path.time_of_log_snr, levels)[0], 0.0, 1.0)
-    return from_times(path, times, clean=clean)
+    return _at_levels(path, levels, clean)
+
+
+def _at_levels(path, levels: np.ndarray, clean: bool) -> Grid:
+    """The grid at the given log-SNRs, which must be inside the path."""
+    from kinema.generate.path.path import in_float64
+
+    times = in_float64(path.time_of_log_snr, levels)[0]
+    reached = in_float64(path.log_snr, np.clip(times, 0.0, 1.0))[0]
+    if not np.allclose(reached, levels, rtol=1e-6, atol=1e-6):
+        i = int(np.argmax(np.abs(reached - levels)))
+        raise InputError(f"log(a / s) = {levels[i]:.6g} is outside the path, whose nearest is {reached[i]:.6g}")
+    return from_times(path, np.clip(times, 0.0, 1.0), clean=clean)
+
+
+def _spaced(levels: np.ndarray, steps: int, spacing: str, offset: int, rho: float, clean: bool) -> np.ndarray:
+    """Falling table indices of `steps` evaluations."""
+    size = len(levels)
+    if spacing == "linspace":
+        return np.round(np.linspace(0, size - 1, steps + 1)[:0:-1])
+    if spacing == "leading":
+        return size // (steps + 1) * np.arange(steps, 0, -1.0) + offset
+    if spacing == "trailing":
+        return np.round(np.arange(size, 0, -size / steps)[:steps]) - 1
+    if spacing == "karras":
+        check_rho(rho)
+        powers = np.linspace(np.exp(-levels[-1] / rho), np.exp(-levels[0] / rho), steps + (not clean))[:steps]
+        return np.interp(-rho * np.log(powers), levels[::-1], np.arange(size)[::-1])
+    raise InputError(f"spacing must be 'linspace', 'leading', 'trailing' or 'karras', got {spacing!r}")

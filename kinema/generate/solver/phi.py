@@ -1,7 +1,8 @@
-"""Integrals of exponential integrators, free of cancellation at every step length.
+"""Moments of a decaying exponential, the integrals of every exponential integrator, at full precision for any step.
 
-phi2(h) = (e^-h - 1) / h + 1 and phi3(h) = (e^-h - 1 + h) / h^2 - 1/2. Evaluated as written they lose all digits below
-h = 1e-6; short steps use their series.
+    J_q(z) = int_0^1 z e^(-z (1 - u)) u^q du,    J_0 = 1 - e^-z,    J_q = 1 - (q / z) J_(q-1)
+
+The recursion loses digits where z is small (all of them at 1e-6), so short steps sum the series.
 """
 
 import math
@@ -9,20 +10,17 @@ import math
 import numpy as np
 
 
-def phi2(h: float) -> float:
-    """int_0^1 (1 - e^-(h (1 - u))) du = h/2 - h^2/6 + ..; 1 at h = inf."""
-    if np.isinf(h):
-        return 1.0
-    return _series(h, 2) if abs(h) < 0.3 else np.expm1(-h) / h + 1
+def decay_moments(z: float, count: int) -> np.ndarray:
+    """J_0 .. J_(count-1) `(count,)` at any finite z, or at z = inf, where all are 1."""
+    if z == np.inf:
+        return np.ones(count)
+    if abs(z) < 1:
+        return np.array([_series(z, q) for q in range(count)])
+    values = [-np.expm1(-z)]
+    for q in range(1, count):
+        values.append(1 - q / z * values[-1])
+    return np.array(values[:count])
 
 
-def phi3(h: float) -> float:
-    """(e^-h - 1 + h) / h^2 - 1/2 = -h/6 + h^2/24 - ..; -1/2 at h = inf."""
-    if np.isinf(h):
-        return -0.5
-    return _series(h, 3) if abs(h) < 0.3 else (np.expm1(-h) + h) / h**2 - 0.5
-
-
-def _series(h: float, order: int) -> float:
-    """The tail of e^-h from h^order on, divided by (-h)^(order - 1)."""
-    return -sum((-h) ** (k - order + 1) / math.factorial(k) for k in range(order, order + 18)) * (-1) ** order
+def _series(z: float, q: int) -> float:
+    return sum(-((-z) ** (k + 1)) * math.factorial(q) / math.factorial(q + 1 + k) for k in range(20))

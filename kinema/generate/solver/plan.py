@@ -13,8 +13,9 @@ the PyTorch bridge, and can be drawn, saved and tuned.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,16 +24,24 @@ from kinema.generate.solver.grids import Grid
 
 EXTRAPOLATES = ("data", "noise", "velocity")
 COLUMNS = ("t", "after", "A", "B", "E", "M", "d", "r", "n", "c", "snr", "whole")
+Vector = Sequence | np.ndarray
+SHAPED = ("A", "B", "M", "d")  # may carry the shape of a sample on top
 
 
 @dataclass(frozen=True)
 class Plan:
     """Coefficients of m micro-steps with a history of k outputs. Made by the functions of `kinema.generate.solver`.
 
-    Shapes: `M (m, 2, 2 + k)`, `d (m, 2)`, all others `(m,)`. `t` is the time of each evaluation, `after` the index of
-    the grid point that the row arrives at, `whole` whether x is then a point of the grid. `snr > 0` makes a row a
-    Langevin step x + e H0 + sqrt(2 e) xi' with e = 2 (snr |xi'| / |H0|)^2, |xi'| taken as sqrt(dim): the one rule
-    here that is not linear. `nfe` counts the evaluations.
+    Shapes: `M (m, 2, 2 + k)`, `d (m, 2)`, all others `(m,)`; A, B, M and d may go on with the shape of one sample. `t`
+    is the time of each evaluation, `after` the index of the grid point that the row arrives at, `whole` whether x is
+    then a point of the grid. `snr > 0` makes a row a Langevin step x + e H0 + sqrt(2 e) xi' with e = 2 (snr |xi'| /
+    |H0|)^2, |xi'| taken as sqrt(dim): the one rule here that is not linear. `nfe` counts the evaluations.
+
+    `fallback[q]` holds the rows for a sample whose history was emptied q micro-steps before, so that one whose point
+    has jumped goes on at a lower order; a longer history takes the plan's own rows.
+
+    Raises:
+        InputError: columns that do not fit each other or the grid; a coefficient that is not finite.
     """
 
     name: str
@@ -50,19 +59,28 @@ class Plan:
     c: np.ndarray
     snr: np.ndarray
     whole: np.ndarray
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    fallback: tuple["Plan", ...] = ()
 
     def __post_init__(self):
         if self.extrapolates not in EXTRAPOLATES:
             raise InputError(f"extrapolates must be one of {EXTRAPOLATES}, got {self.extrapolates!r}")
         for name in COLUMNS:
-            values = np.asarray(getattr(self, name))
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                row = int(np.argwhere(~np.isfinite(values))[0, 0])
+            values = np.asarray(getattr(self, name), {"after": int, "whole": bool}.get(name, float))
+            object.__setattr__(self, name, values)
+            if not self._fits(name, values.shape):
+                raise InputError(f"{self.name}: column {name} has shape {values.shape} in a plan of {len(self.t)} rows")
+            if not np.isfinite(values).all():
+                row, *entry = np.argwhere(~np.isfinite(values))[0]
                 raise InputError(
-                    f"{self.name} has a coefficient {name} that is not finite in row {row} (t={self.t[row]:g}): the grid"
-                    " touches a time where the data or noise coefficient of the path vanishes; move it inside"
+                    f"{self.name}: coefficient {name}{[int(i) for i in entry] or ''} is not finite in row {row}"
+                    f" (t={self.t[row]:g}): the grid touches a time where the data or noise coefficient of the path"
+                    " vanishes; move it inside"
                 )
+        if self.after.min() < 0 or self.after.max() > self.grid.steps:
+            raise InputError(f"{self.name}: after must be in 0 .. {self.grid.steps}, got {self.after}")
+        if any(shallow.M.shape != self.M.shape for shallow in self.fallback):
+            raise InputError(f"{self.name}: each fallback must have the rows and history of the plan")
 
     @property
     def nfe(self) -> int:
@@ -70,7 +88,7 @@ class Plan:
 
     @property
     def history(self) -> int:
-        return self.M.shape[-1] - 2
+        return self.M.shape[2] - 2
 
     @property
     def stochastic(self) -> bool:
@@ -79,10 +97,9 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as text; `from_json` reads it back exactly."""
-        body = {name: np.asarray(getattr(self, name)).tolist() for name in COLUMNS}
         grid = {name: getattr(self.grid, name).tolist() for name in ("times", "a", "b", "s")}
         head = {"name": self.name, "extrapolates": self.extrapolates, "notes": list(self.notes)}
-        return json.dumps({**head, "grid": {**grid, "clean": self.grid.clean}, **body})
+        return json.dumps(head | {"grid": grid | {"clean": self.grid.clean}} | self._body())
 
     @staticmethod
     def from_json(text: str) -> "Plan":
@@ -93,11 +110,21 @@ class Plan:
         """
         try:
             content = json.loads(text)
-            grid = Grid(**{k: np.asarray(v) if k != "clean" else v for k, v in content.pop("grid").items()})
-            arrays = {name: np.asarray(content.pop(name)) for name in COLUMNS}
-            return Plan(grid=grid, notes=tuple(content.pop("notes")), **content, **arrays)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            head = {"name": content.pop("name"), "extrapolates": content.pop("extrapolates")}
+            head |= {"grid": Grid(**content.pop("grid")), "notes": tuple(content.pop("notes"))}
+            shallow = tuple(Plan(**head, **body) for body in content.pop("fallback"))
+            return Plan(**head, **content, fallback=shallow)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"text is not a plan: {error}") from error
+
+    def _body(self) -> dict[str, Any]:
+        body = {name: getattr(self, name).tolist() for name in COLUMNS}
+        return body | ({"fallback": [shallow._body() | {"fallback": []} for shallow in self.fallback]})
+
+    def _fits(self, name: str, shape: tuple[int, ...]) -> bool:
+        head = {"M": (len(self.t), 2), "d": (len(self.t), 2)}.get(name, (len(self.t),))
+        own = len(head) + (name == "M")
+        return len(shape) >= own and shape[: len(head)] == head and (len(shape) == own or name in SHAPED)
 
 
 class Draft:
@@ -110,31 +137,69 @@ class Draft:
     def add(
         self,
         after: int,
-        x: float = 0.0,
-        H: Sequence[float] = (),
+        x=0.0,
+        H: Vector = (),
         *,
         t: float | None = None,
-        anchor: float = 0.0,
-        keep: tuple[float, float, Sequence[float]] | None = None,
+        anchor=0.0,
+        keep: tuple[Any, Any, Vector] | None = None,
         whole: bool = True,
-        **scalars: float,
+        **scalars,
     ):
         """One micro-step that arrives at grid point `after`: x <- x_coefficient x + anchor_coefficient anchor + H . H.
 
-        `keep` gives the coefficients (x, anchor, H) of the new anchor; without it the anchor is the new x. `t`, the time
-        of the evaluation, is the grid point before `after` unless given. `scalars` are A, B, E, r, n, c, snr.
+        `keep` gives the coefficients (x, anchor, H) of the new anchor (`HERE` for the x of this evaluation); without it
+        the anchor is the new x. `t`, the time of the evaluation, is the grid point before `after` unless given.
+        `scalars` are A, B, E, d, r, n, c, snr. Coefficients may be numbers or have the shape of one sample.
         """
         combine = self._row(x, anchor, H)
         row = {"A": 0.0, "B": 1.0, "E": 0.0, "r": 1.0, "n": 0.0, "c": 0.0, "snr": 0.0, "d": (0.0, 0.0)} | scalars
         row |= {"after": after, "whole": whole, "t": self.grid.times[after - 1] if t is None else t}
-        self.rows.append(row | {"M": (combine, combine if keep is None else self._row(*keep))})
+        self.rows.append(row | {"M": combine + (combine if keep is None else self._row(*keep))})
 
     def plan(self) -> Plan:
-        columns = {name: np.array([row[name] for row in self.rows]) for name in COLUMNS}
+        columns: dict[str, Any] = {
+            name: np.array([row[name] for row in self.rows]) for name in COLUMNS if name not in SHAPED
+        }
+        for name in ("A", "B"):
+            columns[name] = _stack([row[name] for row in self.rows])
+        for name in ("M", "d"):
+            flat = _stack([entry for row in self.rows for entry in row[name]])
+            columns[name] = flat.reshape(len(self.rows), 2, -1, *flat.shape[1:])
+        columns["d"] = columns["d"][:, :, 0]
         return Plan(self.name, self.extrapolates, self.grid, **columns, notes=tuple(self.notes))
 
-    def _row(self, x: float, anchor: float, H: Sequence[float]) -> list[float]:
+    def _row(self, x, anchor, H: Vector) -> list:
         return [x, anchor, *H, *(0.0,) * (self.history - len(H))]
+
+
+HERE = (1.0, 0.0, ())
+
+
+def assemble(
+    name: str,
+    grid: Grid,
+    row: Callable[[int, int], Mapping[str, Any]],
+    rows: int,
+    *,
+    extrapolates: str,
+    history: int,
+    depth: int,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """The plan of `row(j, age)` -> arguments of `Draft.add`, with its fallback.
+
+    `age` counts the micro-steps since the history was empty: j, but q in `fallback[q]`, q < `depth`, as soon as j
+    reaches it.
+    """
+
+    def build(longest: int) -> Plan:
+        draft = Draft(name, grid, extrapolates=extrapolates, history=history, notes=notes)
+        for j in range(rows):
+            draft.add(**row(j, min(j, longest)))
+        return draft.plan()
+
+    return replace(build(rows), fallback=tuple(build(age) for age in range(depth)))
 
 
 def check_order(order: int, highest: int):
@@ -147,10 +212,6 @@ def check_order(order: int, highest: int):
         raise InputError(f"order must be a whole number from 1 to {highest}, got {order!r}")
 
 
-def orders(order: int, steps: int, *, lower_final: bool = False) -> list[int]:
-    """The order of each step: it grows from 1 as history fills and, if asked, falls to 1 at the end."""
-    return [min(order, i + 1, steps - i if lower_final else order) for i in range(steps)]
-
-
-PLAN_META = ("name", "extrapolates", "grid", "notes")
-PLAN_DATA = tuple(f.name for f in fields(Plan) if f.name not in PLAN_META)
+def _stack(values: Sequence) -> np.ndarray:
+    """Numbers and arrays of one shape, stacked."""
+    return np.stack(np.broadcast_arrays(*(np.asarray(value, np.float64) for value in values)))

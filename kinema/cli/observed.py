@@ -1,0 +1,86 @@
+"""Noisy, partly hidden motion from a file, for `kinema steer --observed`."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from kinema.errors import InputError, StoreCorrupt
+from kinema.motion import Trajectory
+from kinema.motion.readers import Dataset, dataset, read
+from kinema.steer.restoration import Observed
+
+UNSEEN = 1e6  # noise, in units of the array, of an array that the file does not have
+
+
+def read_observed(
+    file: Path, run_states: tuple[str, ...], frames: int, noise: dict[str, Any]
+) -> tuple[Observed, Dataset]:
+    """The motion in a file as an observation of a run's states.
+
+    A frame is hidden where any number is NaN, or where the array `seen` (n, frames) is 0. The standard deviation of
+    the noise is `noise`, else `meta["noise"]`. States that the file does not have count as never seen.
+
+    Raises:
+        InputError: frames or names of another motion than the run's; no noise given.
+    """
+    data, visible = _with_gaps(file)
+    arrays = data.arrays if isinstance(data.arrays, dict) else {"x": data.arrays}
+    foreign = sorted(set(arrays) - set(run_states))
+    if foreign or not arrays:
+        raise InputError(f"{file} holds {foreign or 'nothing'}; the run's states are {list(run_states)}")
+    shape = next(iter(arrays.values())).shape
+    if shape[1] != frames:
+        raise InputError(f"{file} has {shape[1]} frames, the run's motion has {frames}")
+    levels = dict(data.meta.get("noise") or {}) | noise
+    for name in levels:
+        if name not in run_states:
+            raise InputError(f"--noise {name} is none of the run's states {list(run_states)}")
+    for name in arrays:
+        if name not in levels:
+            raise InputError(f"how noisy is {name}? Give its standard deviation: --noise {name}=0.05")
+        if not isinstance(levels[name], int | float):
+            raise InputError(f"--noise {name} must be a number, got {levels[name]!r}")
+    seen = visible & (np.asarray(data.constants["seen"]) > 0 if "seen" in data.constants else True)
+    states = {name: jnp.asarray(arrays.get(name, np.zeros(shape)), jnp.float32) for name in run_states}
+    noise = {name: float(levels[name]) if name in arrays else UNSEEN for name in run_states}
+    return Observed(states, jnp.asarray(seen), noise), data
+
+
+def some(observed: Observed, rows: np.ndarray) -> Observed:
+    """The motions `rows` of an observation."""
+    return Observed({name: array[rows] for name, array in observed.states.items()}, observed.seen[rows], observed.noise)
+
+
+def _with_gaps(file: Path) -> tuple[Dataset, np.ndarray]:
+    """The data with 0 in place of NaN, and which frames (n, frames) had none."""
+    if file.suffix == ".npz" and file.is_file():
+        try:
+            with np.load(file, allow_pickle=False) as opened:
+                arrays = {name: opened[name] for name in opened.files}
+        except (ValueError, OSError) as error:
+            if "pickle" in str(error):
+                raise InputError(f"{file} holds pickled objects, which are never read; save numbers") from error
+            raise StoreCorrupt(f"{file} is damaged or cut short: {error}") from error
+        gaps = {
+            name: ~np.isfinite(array) for name, array in arrays.items() if array.dtype.kind == "f" and array.ndim > 1
+        }
+        filled = {name: np.where(gaps[name], 0, array) if name in gaps else array for name, array in arrays.items()}
+        data = dataset(filled, {"source": file.name})
+    elif file.suffix == ".zarr" and file.is_dir():
+        motion = Trajectory.load(file)
+        states = {name: np.asarray(array) for name, array in motion.states.items()}
+        gaps = {name: ~np.isfinite(array) for name, array in states.items()}
+        filled = {name: np.where(gaps[name], 0, array) for name, array in states.items()}
+        data = Dataset.from_trajectory(
+            Trajectory(motion.ts, filled, motion.constants, motion.meta, single=motion.single)
+        )
+    else:
+        data, gaps = read(file), {}
+    rows = next(iter(data.arrays.values())) if isinstance(data.arrays, dict) else data.arrays
+    visible = np.ones(rows.shape[:2], bool)
+    for gap in gaps.values():
+        if gap.shape[:2] == visible.shape:
+            visible &= ~gap.reshape(*visible.shape, -1).any(-1)
+    return data, visible

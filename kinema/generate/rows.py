@@ -1,0 +1,170 @@
+"""Rows: a plan bound to a generator, the arrays that the sampling loop scans over.
+
+A plan speaks of a field (data, noise, velocity), a network predicts another; binding fuses the affine map between them
+into the plan's coefficients in float64, so that nothing divides by a small s at run time.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from kinema.errors import InputError
+from kinema.generate.fields import convert
+from kinema.generate.generator import AbstractGenerator, moments_in_float64
+from kinema.generate.path.path import in_float64
+from kinema.generate.solver.plan import Plan
+
+
+class Rows(eqx.Module):
+    """A plan bound to a generator: the arrays that the loop scans over, one leading axis of micro-steps.
+
+    h = P x + Q raw pushes the model's raw output; data = data_x x + data_raw raw reads it as a data prediction;
+    an edit of it by e changes h by from_data e. x here is y = x - b x0, the centred state. `b_before` and `s_before`
+    are those of the grid point that the row leaves; `clock` are two ends of its noise in Brownian time. `shallow` has
+    the same columns with a second axis, of the age of the history: see `at`.
+    """
+
+    t: Array
+    b: Array
+    b_before: Array
+    s_before: Array
+    b_after: Array
+    P: Array
+    Q: Array
+    from_data: Array
+    data_x: Array
+    data_raw: Array
+    E: Array
+    M: Array
+    d: Array
+    r: Array
+    n: Array
+    c: Array
+    snr: Array
+    clock: Array
+    after: Array
+    whole: Array
+    follows: Array
+    columns: tuple[tuple[int, ...], tuple[int, ...]] = eqx.field(static=True)
+    uses: frozenset[str] = eqx.field(static=True)
+    shallow: "Rows | None" = None
+
+    @property
+    def micro_steps(self) -> int:
+        return self.t.shape[0]
+
+    @property
+    def memory(self) -> int:
+        """Past outputs that a state carries from one micro-step to the next."""
+        return max(self.M.shape[-1] - 3, int("E" in self.uses))
+
+    def __getitem__(self, j) -> "Rows":
+        """Row j of every column."""
+        return jax.tree.map(lambda column: column[j], self)
+
+    def at(self, j, age) -> "Rows":
+        """Row j for a state whose history was emptied `age` micro-steps before: of the order that it can bear."""
+        if self.shallow is None:
+            return self[j]
+        depth = jnp.minimum(age, self.shallow.t.shape[1] - 1)
+        return jax.tree.map(lambda column: column[j, depth], self.shallow)
+
+    def without_shallow(self) -> "Rows":
+        """The rows alone, as the plain loop needs them."""
+        return eqx.tree_at(lambda rows: rows.shallow, self, None, is_leaf=lambda leaf: leaf is None)
+
+
+def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
+    """Fuse a plan with a generator's parameterization, in float64.
+
+    Raises:
+        InputError: the generator lacks the field that the plan extrapolates, or a plan with noise the score; the plan
+            was built for another path; a coefficient that is not finite.
+    """
+    if plan.extrapolates not in gen.fields:
+        raise InputError(f"{plan.name} extrapolates {plan.extrapolates!r}; this generator has {sorted(gen.fields)}")
+    if plan.stochastic and "score" not in gen.fields:
+        raise InputError(f"{plan.name} adds noise, which needs a score; this generator has {sorted(gen.fields)}")
+    _check_path(plan, gen.path)
+    plans = (*plan.fallback, plan)
+    columns = [_columns(each, gen) for each in plans]
+    uses = {name for name in ("d", "n", "c", "E", "snr") if any(np.any(each[name]) for each in columns)}
+    uses |= {"origin"} if gen.path.origin != "none" else set()
+    if not uses & {"n", "snr"} and not columns[-1]["c"][np.diff(columns[-1]["clock"])[:, 0] <= 0].any():
+        uses |= {"clock"}
+    terms = range(plan.M.shape[2])
+    into_x, into_anchor = (tuple(i for i in terms if any(each.M[:, out, i].any() for each in plans)) for out in (0, 1))
+    uses |= {"anchor"} if 1 in into_x + into_anchor else set()
+
+    def rows(columns: dict[str, np.ndarray], shallow: Rows | None) -> Rows:
+        kinds = {"after": None, "whole": None, "follows": None}
+        arrays = {name: jnp.asarray(v, kinds.get(name, jnp.result_type(float))) for name, v in columns.items()}
+        return Rows(**arrays, columns=(into_x, into_anchor), uses=frozenset(uses), shallow=shallow)
+
+    stacked = {name: np.stack([each[name] for each in columns], 1) for name in columns[0]}
+    return rows(columns[-1], rows(stacked, None) if plan.fallback else None)
+
+
+def _columns(plan: Plan, gen: AbstractGenerator) -> dict[str, np.ndarray]:
+    """The arrays of `Rows` in float64."""
+    moments = moments_in_float64(gen.path, plan.t)
+    own, data = gen.affine(plan.t, plan.extrapolates), gen.affine(plan.t, "data")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        back = convert("data", plan.extrapolates, moments)
+
+    def wide(values: np.ndarray) -> np.ndarray:
+        return values.reshape(-1, *(1,) * (plan.B.ndim - 1))
+
+    before, clock = _departures(plan), _brownian_time(plan.grid.log_snr)
+    moves = plan.whole & (plan.after > before)
+    columns = {
+        "t": plan.t,
+        "b": moments.b,
+        "b_before": plan.grid.b[before],
+        "s_before": plan.grid.s[before],
+        "b_after": plan.grid.b[plan.after],
+        "P": plan.A + plan.B * wide(own.P),
+        "Q": plan.B * wide(own.Q),
+        "from_data": plan.B * wide(back.Q),
+        "data_x": data.P,
+        "data_raw": data.Q,
+        "clock": np.stack([clock[before], clock[np.where(moves, plan.after, before)]], -1),
+        "follows": (plan.M[:, 0] == plan.M[:, 1]).reshape(plan.nfe, -1).all(-1),
+        **{name: getattr(plan, name) for name in ("E", "M", "d", "r", "n", "c", "snr", "after", "whole")},
+    }
+    for name in ("P", "Q"):
+        if not np.isfinite(columns[name]).all():
+            row = int(np.argwhere(~np.isfinite(columns[name]))[0, 0])
+            raise InputError(
+                f"a network that predicts {gen.predicts!r} cannot drive {plan.name} at t={plan.t[row]:g}: its {name} is"
+                " not finite there; start or end the grid inside, or predict data or velocity"
+            )
+    return columns
+
+
+def _departures(plan: Plan) -> np.ndarray:
+    """The grid point on which each row's sample stood last."""
+    arrivals = np.where(plan.whole, plan.after, -1)
+    return np.maximum.accumulate(np.r_[0, arrivals[:-1]])
+
+
+def _brownian_time(log_snr: np.ndarray) -> np.ndarray:
+    """A clock in [-1, 1] that belongs to the path, not to the grid, and keeps apart what float32 can."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(log_snr), log_snr / (1 + np.abs(log_snr)), np.sign(log_snr))
+
+
+def _check_path(plan: Plan, path) -> None:
+    """Refuse a plan whose grid has other coefficients than the path."""
+    grid = plan.grid
+    inside = slice(None, -1) if grid.clean else slice(None)
+    for name, own, others in zip("abs", (grid.a, grid.b, grid.s), in_float64(path.coefficients, grid.times)):
+        wrong = ~np.isclose(own, others, rtol=1e-4, atol=1e-6)[inside]
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise InputError(
+                f"{plan.name} was built for another path: at t={grid.times[i]:g} it has {name}={own[i]:g}, the"
+                f" generator's path {others[i]:g}"
+            )

@@ -1,0 +1,107 @@
+"""Files and folders that change as a whole or not at all."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from kinema.errors import InputError, StoreCorrupt
+from kinema.motion.weights import sync_folder
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` under another name, put it on the disk and rename. The caller syncs the folder."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def keep(path: Path, kept: Path) -> None:
+    """Give the bytes of `path` a second name, which stays when `path` is replaced; the first call counts."""
+    if kept.exists():
+        return
+    kept.parent.mkdir(exist_ok=True)
+    try:
+        os.link(path, kept)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        write_file(kept, path.read_bytes())
+    sync_folder(kept.parent)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished folder its name. No folder can be renamed onto another: the old one steps aside for a moment."""
+    stand_in = aside(path)
+    if path.exists():
+        shutil.rmtree(stand_in, ignore_errors=True)
+        os.rename(path, stand_in)
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        if stand_in.exists():
+            os.rename(stand_in, path)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(stand_in, ignore_errors=True)
+
+
+def aside(path: Path) -> Path:
+    """Where the old folder is while `publish` replaces it."""
+    return path.with_name(f".{path.name}.old")
+
+
+def place(path: Path) -> Path:
+    """Where the folder is now: aside, if a process died in the middle of `publish`."""
+    return aside(path) if not path.exists() and aside(path).exists() else path
+
+
+def recover(path: Path) -> None:
+    """Bring a folder back that was left aside."""
+    if place(path) != path:
+        os.rename(aside(path), path)
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """One process changes a folder at a time. The lock ends with the process, however it ends.
+
+    Raises:
+        InputError: another process has the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: one writer at a time is the caller's care
+        fcntl = None
+    if fcntl is None or not folder.is_dir():
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"another process is writing to {folder}") from None
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def explained(path: Path, done: str) -> Iterator[None]:
+    """Errors of the operating system say what was not done to `path`, and that nothing else happened."""
+    try:
+        yield
+    except StoreCorrupt:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{path} was not {done} ({reason}); what was there before is intact") from error

@@ -1,0 +1,14 @@
+"""Evidence as one self-contained page: text, tables, charts and moving pictures."""
+
+from kinema._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "animation": ["Animation", "animate"],
+        "charts": [],
+        "page": ["Page"],
+        "picture": ["Picture"],
+        "style": [],
+    },
+)
