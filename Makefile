@@ -18,6 +18,9 @@ FULL := $(VENV)/.made-full
 PEERS := $(VENV)/.made-peers
 RECIPE := Makefile pyproject.toml constraints.txt
 
+# XLA calls options of its own compiler missing machine features when it reads its cache
+QUIET := TF_CPP_MIN_LOG_LEVEL=3
+
 .PHONY: help setup demo test lint docs evidence bench clean
 
 help:  ## this list
@@ -30,7 +33,7 @@ demo: $(CORE)  ## balls simulated, learned, generated, steered, verified; ends w
 	$(BIN)/kinema demo -o out/collisions --overwrite $(ARGS)
 
 test: lint docs  ## every check that CI makes
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(QUIET) $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(FULL)  ## style, types, and imports that point left
 	$(BIN)/ruff check

@@ -177,9 +177,9 @@ def test_learn_refuses(tmp_path, words, sentence):
 @pytest.mark.parametrize(
     "arrays, sentence",
     [
-        ({"x": np.zeros((0, 3))}, "x is empty: shape (0, 3)"),
-        ({"x": np.array([[0.0, 1], [2, np.nan]])}, "x is NaN or infinite in row 1"),
-        ({"x": np.array([[0.0, 1], [np.inf, 2]])}, "x is NaN or infinite in row 1"),
+        ({"x": np.zeros((0, 3))}, "is empty: shape (0, 3)"),
+        ({"x": np.array([[0.0, 1], [2, np.nan]])}, "is NaN or infinite in row 1"),
+        ({"x": np.array([[0.0, 1], [np.inf, 2]])}, "is NaN or infinite in row 1"),
         ({"x": np.array([["a", "b"]])}, "not numbers"),
         ({"x": np.array([{}], dtype=object)}, "pickled objects, which are never read"),
         ({"x": np.ones((4, 3))}, "must vary"),

@@ -7,8 +7,16 @@ __getattr__, __dir__, __all__ = attach(
     {
         "path": ["EDM", "PATHS", "VE", "VP", "Linear", "Path", "SubVP"],
         "generator": ["Generator", "SamplingLaw"],
+        "guidance": ["Guided"],
+        "mixtures": ["MixturePosterior"],
         "fields": ["Prediction"],
+        "codec": ["Codec"],
+        "objective": ["Denoising", "edm", "flow_matching"],
+        "training": ["train"],
+        "run": ["Run", "load_run", "save_run"],
+        "solver": ["Grid", "Plan"],
         "sampling": ["Samples", "bind", "sample"],
-        "solver.grids": ["Grid"],
+        "adaptive": ["solve_adaptive"],
+        "likelihood": ["bits_per_dim", "log_prob"],
     },
 )

@@ -85,7 +85,7 @@ def solve_adaptive(
     rtol: Any = None,
     atol: Any = None,
     span: tuple[float, float] | None = None,
-    noise_level: float | str | Callable = "reverse",
+    noise_level: Any = "reverse",
     cond: PyTree | None = None,
     x0: PyTree | None = None,
     key=None,

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -61,7 +62,7 @@ class AbstractGenerator(eqx.Module):
             fields["velocity"] = jax.tree.map(lambda v, start: v + moments.db * start, fields["velocity"], x0)
         return Prediction(**fields)
 
-    def law(self, noise_level: float | str | Callable = 0.0, cond: PyTree | None = None, x0: PyTree | None = None):
+    def law(self, noise_level: Any = 0.0, cond: PyTree | None = None, x0: PyTree | None = None):
         """The law of sampling in t: drift v + w^2 score / 2, diffusion w. See `SamplingLaw`."""
         return SamplingLaw(self, noise_level, cond, x0)
 
@@ -116,14 +117,14 @@ class SamplingLaw(eqx.Module):
     """dx = (v + w^2 score / 2) dt + w dW: the same marginals as the path for every w(t) >= 0.
 
     `noise_level`: 0 (probability-flow ODE), "reverse" (w^2 = 2 s^2 d log_snr/dt, the reverse of the noising SDE), a
-    factor on that w, or w as a function of t.
+    factor on that w (a number, or an array to trace), or w as a function of t.
 
     Raises:
         InputError: a noise level where the generator has no score; a negative or unknown level.
     """
 
     generator: AbstractGenerator
-    noise_level: float | str | Callable
+    noise_level: Any
     cond: PyTree | None = None
     x0: PyTree | None = None
 

@@ -37,6 +37,14 @@ def load_model(folder: str | os.PathLike, like: PyTree, *, ema: bool = True, ste
 
     `ema` takes the average of the weights where the run kept one. The newest whole checkpoint unless `step` names one.
 
+    >>> import jax.random as jr, optax, tempfile
+    >>> from kinema.learn import fit
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     loss = lambda w, batch, key: ((w - 3) ** 2, {})
+    ...     run = fit(jnp.zeros(()), loss, optimizer=optax.sgd(0.5), steps=1, key=jr.key(0), folder=folder)
+    ...     load_model(folder, jnp.zeros(()), ema=False).item()
+    3.0
+
     Raises:
         InputError: no checkpoint there; a run of another model (the first leaves that differ are named).
         StoreCorrupt: every checkpoint is damaged, or the one that was asked for.

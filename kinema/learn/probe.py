@@ -19,6 +19,9 @@ class Probe(eqx.Module):
     later in the average. The key depends on the run's key, the name and the step only. `measure` runs on the host
     between chunks; compile it (`eqx.filter_jit`) if it does much.
 
+    >>> Probe("norm", lambda model, key: {"norm": (model**2).sum() ** 0.5}, every=100).due(150, 200)
+    True
+
     Raises:
         InputError: a name with "/" or empty, `every` below 1 or not steps, `of` unknown.
     """

@@ -31,7 +31,12 @@ class LearnState(eqx.Module):
 
 
 def begin(optimizer: optax.GradientTransformation, params: PyTree, ema: float | None = 0.999) -> LearnState:
-    """The state before the first step. It shares no buffer with `params`, so it may be donated."""
+    """The state before the first step. It shares no buffer with `params`, so it may be donated.
+
+    >>> import jax.numpy as jnp, optax
+    >>> begin(optax.sgd(0.1), {"w": jnp.ones(2)}).step.item()
+    0
+    """
     params = jax.tree.map(_own, params)
     average = None if ema is None else jax.tree.map(lambda x: _own(x, jnp.promote_types(x.dtype, jnp.float32)), params)
     return LearnState(params, average, jax.tree.map(_own, optimizer.init(params)), jnp.zeros((), jnp.int32))
@@ -47,7 +52,13 @@ def advance(
     optimizer: optax.GradientTransformation,
     ema: float | None,
 ) -> tuple[LearnState, dict[str, Array]]:
-    """The state after one step, and the source's aux. `key` is the key of the run, the same at every step."""
+    """The state after one step, and the source's aux. `key` is the key of the run, the same at every step.
+
+    Pure, so it may be scanned, mapped over a population and differentiated.
+
+    Raises:
+        InputError: while tracing, if the source's aux has no "loss".
+    """
     key_step = jr.fold_in(key, state.step)
     grads, aux = source(state.params, static, batch, key_step)
     if "loss" not in aux:

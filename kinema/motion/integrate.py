@@ -83,12 +83,12 @@ def integrate(
     dt = None if dt is None else _positive("dt", dt)
     solver = choose(METHODS, method, "method")() if isinstance(method, str) else method
     name = method if isinstance(method, str) else type(solver).__name__
-    check_method(name, solver, noisy, dt, key)
     limit = max_steps if max_steps is not None else (_MAX_STEPS_DENSE if dense else _MAX_STEPS)
     if not limit > 0:
         raise InputError(f"max_steps must be positive, got {limit}")
     ts = _times(ts, backwards=not noisy)
     x0 = _state(x0, ts)
+    check_method(name, solver, x0, noisy, dt, key)
     if isinstance(adjoint, str):
         choose(ADJOINTS, adjoint, "adjoint")
         check_adjoint(adjoint, solver, noisy, dense, len(ts))

@@ -53,7 +53,7 @@ NOISE_ONLY = ("euler_maruyama", "ito_milstein", "euler_heun", "stratonovich_mils
 NOISE_ONLY += ("general_shark", "shark", "sra1", "sea")
 
 
-def check_method(name, solver, noisy, dt, key):
+def check_method(name, solver, x0, noisy, dt, key):
     if not isinstance(solver, diffrax.AbstractSolver):
         raise InputError(f"method must be a name or a Diffrax solver, got {type(solver).__name__}")
     stochastic = isinstance(solver, (diffrax.AbstractItoSolver, diffrax.AbstractStratonovichSolver))
@@ -62,6 +62,8 @@ def check_method(name, solver, noisy, dt, key):
         raise InputError(f"the law has a diffusion and method {name!r} cannot; use {', '.join(NOISE_ONLY)}, {both}")
     if not noisy and name in NOISE_ONLY:
         raise InputError(f"method {name!r} is for laws with a diffusion(t, x, args), and this law has none")
+    if isinstance(solver, diffrax.ItoMilstein) and not eqx.is_array(x0):  # Diffrax asks the tree if it is complex
+        raise InputError(f"method 'ito_milstein' needs a state that is one array, got {type(x0).__name__}; use another")
     if noisy and key is None:
         raise InputError("a law with a diffusion needs key, the random key of its Brownian motion")
     if dt is None and not isinstance(solver, diffrax.AbstractAdaptiveSolver) and not hasattr(solver, "controller"):
@@ -86,8 +88,6 @@ def check_calculus(law, t, x0, args, solver):
     if not jax.tree.leaves(slope):  # a symbolic zero
         return
     name = type(solver).__name__
-    if isinstance(solver, diffrax.ItoMilstein) and not eqx.is_array(x0):
-        raise InputError(f"method ito_milstein needs a state that is one array, got {type(x0).__name__}; use euler_maruyama")
     if isinstance(solver, (diffrax.ShARK, diffrax.SRA1, diffrax.SEA)):
         raise InputError(f"method {name} needs a diffusion that does not depend on the state")
     calculus = getattr(law, "calculus", "ito")

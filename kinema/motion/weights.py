@@ -48,6 +48,12 @@ def save_weights(path: str | os.PathLike, tree: PyTree, meta: Mapping[str, Any] 
     Numbers and strings that are leaves of the tree are recorded too, and compared when loading. A file of that name is
     replaced only when the new one is on the disk.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(f"{folder}/w.safetensors", {"w": np.ones(2)}, {"note": "mine"})
+    ...     load_weights(f"{folder}/w.safetensors", {"w": np.zeros(2)})["w"].tolist()
+    [1.0, 1.0]
+
     Raises:
         InputError: `meta` is not JSON.
         OSError: the file cannot be written; what was there before is intact.

@@ -88,12 +88,22 @@ def _draw(figure, limit: int, name: str) -> bytes:
         if len(svg) <= limit:
             return svg
         for dpi in (192, 144, 96, 72):
-            out = io.BytesIO()
             # raster cannot follow the reader's colours, so it brings light paper along
-            figure.savefig(out, format="png", facecolor=LIGHT["panel"] if adaptive else ground, dpi=dpi)
-            if out.tell() <= limit:
-                return out.getvalue()
+            png = _few_colours(figure, dpi, LIGHT["panel"] if adaptive else ground)
+            if len(png) <= limit:
+                return png
     raise InputError(f"picture {name!r} does not fit {limit} bytes as SVG or PNG; draw fewer points or panels")
+
+
+def _few_colours(figure, dpi: int, ground) -> bytes:
+    """A PNG of 256 colours, a third of the size and for charts the same to the eye. Pillow comes with Matplotlib."""
+    from PIL import Image
+
+    full, few = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", facecolor=ground, dpi=dpi)
+    image = Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image.save(few, format="png", optimize=True)
+    return few.getvalue()
 
 
 def _restyle(svg: str, adaptive: bool) -> bytes:

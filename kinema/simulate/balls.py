@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from kinema.errors import BudgetExhausted, InputError
 from kinema.motion import Invariant
 from kinema.simulate import ball_events, render
 from kinema.simulate.ball_starts import Gas, pair_gaps
+from kinema.simulate.symmetry import gas_symmetry
 from kinema.simulate.world import Contacts, Origin, Replay, World, both_ways, finished, offsets
 
 State = dict[str, Float[Array, "n 2"]]
@@ -185,6 +187,15 @@ class Balls(World):
             return {"x": x, "v": v}
         kinetic = (self.mass[:, None] * v**2).sum() / 2
         return {"x": x, "v": v * jnp.where(kinetic > 0, jnp.sqrt(energy / jnp.where(kinetic > 0, kinetic, 1)), 1)}
+
+    @property
+    def augment(self) -> Callable[[PRNGKeyArray, States], States] | None:
+        """Reflections, exchange of axes and of like balls, time reversal; None unless the gas is stationary."""
+        if self.known_energy is None or not self.walls:
+            return None
+        square = bool(self.size[0] == self.size[1])
+        alike = bool((self.radius == self.radius[0]).all() & (self.mass == self.mass[0]).all())
+        return partial(gas_symmetry, size=self.size, square=square, alike=alike)
 
     def contacts(self, state: State) -> Contacts:
         x = state["x"]

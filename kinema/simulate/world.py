@@ -121,6 +121,11 @@ class World(eqx.Module):
         """The nearest allowed state."""
         return state
 
+    @property
+    def augment(self) -> Callable[[PRNGKeyArray, PyTree], PyTree] | None:
+        """`augment(key, states)`: a motion exactly as likely as the one given. None: no symmetry is known."""
+        return None
+
     def contacts(self, state: PyTree) -> Contacts | None:
         """Gaps between hard bodies and walls; None where the law has no hits."""
         return None

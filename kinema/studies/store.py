@@ -101,13 +101,15 @@ def _drawn(path: Path, entries: list[dict[str, str]]) -> dict[str, list]:
 
 
 def _encoded(evidence: Evidence) -> list["Picture"]:
-    """Pictures as SVG; where those do not fit together, the largest as PNG, one after another, in an equal share."""
+    """Pictures that fit together: small ones as they are, larger ones each in an equal share of the room left."""
     room = PICTURE_LIMIT - sum(len(_dump(animation.data)) for animation in evidence.animations)
     pictures = [picture.encoded(PICTURE_LIMIT) for picture in evidence.figures]
-    share = room // max(len(pictures), 1)
-    for index in sorted(range(len(pictures)), key=lambda index: -len(pictures[index].image)):
-        if sum(len(picture.image) for picture in pictures) > room:
-            pictures[index] = evidence.figures[index].encoded(max(share, 1))
+    by_size = sorted(range(len(pictures)), key=lambda index: len(pictures[index].image))
+    for place, index in enumerate(by_size):
+        share = max(room // (len(pictures) - place), 0)
+        if len(pictures[index].image) > share:
+            pictures[index] = evidence.figures[index].encoded(share)
+        room -= len(pictures[index].image)
     return pictures
 
 

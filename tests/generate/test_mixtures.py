@@ -59,7 +59,7 @@ def test_point_masses_are_weighted_by_distance(x64):
 
 def test_draws_have_the_moments_of_the_mixture(key):
     n = 20_000
-    x = jax.vmap(MixturePosterior(PATH_LIST["vp"], MEANS, FULL, WEIGHTS).draw)(jr.split(key, n))
+    x = jax.jit(jax.vmap(MixturePosterior(PATH_LIST["vp"], MEANS, FULL, WEIGHTS).draw))(jr.split(key, n))
     mean = np.array(WEIGHTS) @ np.array(MEANS)
     second = sum(w * (c + np.outer(m, m)) for w, c, m in zip(WEIGHTS, FULL, np.array(MEANS)))
     covariance = second - np.outer(mean, mean)

@@ -10,8 +10,19 @@ import pytest
 
 from kinema import learn
 from kinema.errors import InputError, NotFinite
-from kinema.learn import Probe, Trainable, batch_rows, batches, fit, trainable
-from kinema.learn import fitting as fitting_module
+from kinema.learn import (
+    Probe,
+    Trainable,
+    batch_rows,
+    batches,
+    checkpoint,
+    fit,
+    fitting,
+    optimizer,
+    probe,
+    step,
+    trainable,
+)
 from kinema.learn.chunk import Chunks, Fixed
 
 
@@ -45,9 +56,9 @@ def same_bits(a, b):
 
 
 def test_examples():
-    assert doctest.testmod(fitting_module).failed == 0
-    assert doctest.testmod(batches).failed == 0
-    assert doctest.testmod(trainable).failed == 0
+    for module in (fitting, batches, trainable, optimizer, probe, step, checkpoint):
+        results = doctest.testmod(module)
+        assert results.attempted > 0 and results.failed == 0
 
 
 # Exact answers

@@ -14,13 +14,7 @@ from kinema.errors import BudgetExhausted, InputError, NotFinite
 from kinema.motion import ADJOINTS, METHODS, EvenSteps, FunctionLaw, Law, SecondOrder, integrate
 from kinema.motion.methods import NOISE_ONLY
 
-ORDINARY = [name for name in METHODS if name not in NOISE_ONLY and name not in ("leapfrog", "yoshida4")]
-ORDERS = {
-    "tsit5": 5, "dopri5": 5, "dopri8": 8, "bosh3": 3, "kvaerno3": 3, "kvaerno5": 5, "implicit_euler": 1, "euler": 1,
-    "heun": 2, "midpoint": 2, "ralston": 2, "reversible_heun": 2,
-}  # fmt: skip
-STRATONOVICH = ["heun", "euler_heun", "stratonovich_milstein", "slow_rk", "spark", "general_shark", "reversible_heun"]
-ADDITIVE = [*NOISE_ONLY, "heun", "midpoint", "ralston", "reversible_heun"]
+SYMPLECTIC = ("leapfrog", "yoshida4")  # see test_symplectic.py
 
 
 def turn(t, x, args):
@@ -58,40 +52,46 @@ class Geometric(eqx.Module):
         return self.noise * x
 
 
+# -- every method
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in SYMPLECTIC])
+def test_any_method_takes_any_tree(method, key):
+    """Traced, not compiled: structure, shapes and precision of what would come out."""
+    x0 = {"a": jnp.ones((2, 3)), "b": (jnp.ones(()),)} if method != "ito_milstein" else jnp.ones((2, 3))
+    law = FunctionLaw(decay, (lambda t, x, args: jax.tree.map(jnp.ones_like, x)) if method in NOISE_ONLY else None)
+    traj = jax.eval_shape(lambda k: integrate(law, x0, jnp.linspace(0, 1, 4), method=method, dt=0.01, key=k), key)
+    assert jax.tree.structure(traj.states) == jax.tree.structure(x0)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(traj.states)] == [
+        ((4, *x.shape), jnp.float32) for x in jax.tree.leaves(x0)
+    ]
+
+
 # -- ordinary laws
 
 
 def test_rotation_is_followed_at_every_frame(x64):
-    ts = jnp.array([0.0, 0.3, 1.0, 1.1, 4.0])
-    traj = integrate(FunctionLaw(turn), jnp.array([1.0, 0.0]), ts, rtol=1e-10, atol=1e-10)
-    truth = jnp.stack([jnp.cos(ts), -jnp.sin(ts)], axis=1)
-    assert jnp.abs(traj.states - truth).max() < 1e-8
+    """Angle a(t) = speed (t² - 1) / 2 from t = 1, so that a law without its time or arguments would fail."""
+    law = FunctionLaw(lambda t, x, args: args["speed"] * t * turn(t, x, args))
+    ts = jnp.array([1.0, 1.3, 2.0, 2.1, 3.0])
+    traj = integrate(law, jnp.array([1.0, 0.0]), ts, args={"speed": jnp.array(0.5)}, rtol=1e-10, atol=1e-10)
+    angle = 0.5 * (ts**2 - 1) / 2
+    assert jnp.abs(traj.states - jnp.stack([jnp.cos(angle), -jnp.sin(angle)], axis=1)).max() < 1e-8
     assert len(traj) == 5 and traj.ensemble is None and traj.meta == {"method": "tsit5"}
     assert 10 < int(traj.constants["steps"]) < 200
 
 
-@pytest.mark.parametrize("method", ORDINARY)
-def test_order(method, x64):
+@pytest.mark.parametrize("method,order", [("tsit5", 5), ("dopri8", 8), ("kvaerno3", 3), ("heun", 2)])
+def test_order(method, order, x64):
     """The error of a fixed step falls with the order of the method, at frames that do not divide by the step."""
-    ts = jnp.array([0.0, 0.7, 1.0])
-    law = FunctionLaw(lambda t, x, args: jnp.array([x[1], -x[0]]) * (1 + t))  # angle t + t²/2
+    law = FunctionLaw(lambda t, x, args: (1 + t) * turn(t, x, args))  # angle t + t²/2
     truth = jnp.array([jnp.cos(1.5), -jnp.sin(1.5)])
-    coarse, fine = (0.25, 0.125) if ORDERS[method] > 3 else (0.05, 0.025)
     errors = []
-    for dt in (coarse, fine):
-        end = integrate(law, jnp.array([1.0, 0.0]), ts, method=method, dt=dt, rtol=1e-12, atol=1e-12).states[-1]
+    for dt in (0.25, 0.125) if order > 3 else (0.05, 0.025):
+        ts, start = jnp.array([0.0, 0.7, 1.0]), jnp.array([1.0, 0.0])
+        end = integrate(law, start, ts, method=method, dt=dt, rtol=1e-12, atol=1e-12).states[-1]
         errors.append(float(jnp.linalg.norm(end - truth)))
-    slope = np.log2(errors[0] / errors[1])
-    assert slope > ORDERS[method] - 0.3, errors
-
-
-@pytest.mark.parametrize("method", ORDINARY)
-def test_any_tree_and_dtype(method):
-    x0 = {"a": jnp.ones((2, 3)), "b": (jnp.ones(()),)}
-    traj = integrate(FunctionLaw(decay), x0, jnp.linspace(0, 1, 3), method=method, dt=0.01)
-    assert jax.tree.structure(traj.states) == jax.tree.structure(x0)
-    assert traj.states["a"].shape == (3, 2, 3) and traj.states["a"].dtype == jnp.float32
-    assert jnp.abs(traj.states["b"][0] - jnp.exp(-traj.ts)).max() < 3e-3
+    assert np.log2(errors[0] / errors[1]) > order - 0.3, errors
 
 
 def test_backwards_undoes_forwards(x64):
@@ -104,18 +104,9 @@ def test_backwards_undoes_forwards(x64):
     assert jnp.abs(fixed.states[-1] - there.states[0]).max() < 1e-7
 
 
-def test_time_and_args_reach_the_law(x64):
-    law = FunctionLaw(lambda t, x, args: args["slope"] * t)  # x = slope (t² - 1) / 2 from t = 1
-    traj = integrate(law, jnp.zeros(()), jnp.array([1.0, 3.0]), args={"slope": jnp.array(0.5)})
-    assert traj.states[-1] == pytest.approx(2.0, abs=1e-6)
-
-
-def test_stiff_law_needs_and_gets_an_implicit_method():
+def test_stiff_law():
     law = FunctionLaw(lambda t, x, args: -2000.0 * (x - jnp.cos(t)))
-    ts = jnp.array([0.0, 2.0])
-    with pytest.raises(BudgetExhausted, match="max_steps=300.*kvaerno5"):
-        integrate(law, jnp.ones(1), ts, max_steps=300)
-    traj = integrate(law, jnp.ones(1), ts, method="kvaerno5", max_steps=300, rtol=1e-4, atol=1e-4)
+    traj = integrate(law, jnp.ones(1), [0.0, 2.0], method="kvaerno5", max_steps=300, rtol=1e-4, atol=1e-4)
     assert traj.states[-1, 0] == pytest.approx(np.cos(2.0), abs=2e-3)
 
 
@@ -172,45 +163,48 @@ def test_dense_output_of_symplectic_methods_and_of_ensembles(x64):
 # -- gradients
 
 
-@pytest.mark.parametrize("adjoint", [*ADJOINTS, diffrax.RecursiveCheckpointAdjoint(checkpoints=8)])
-def test_gradients(adjoint, x64):
-    """d/dp of e^(-p) is -e^(-p); for the steady state, of x = p it is 1."""
+class Relax(eqx.Module):
+    """To p at unit rate, if steady; else decay at the rate p."""
 
-    class Relax(eqx.Module):
-        p: jax.Array
-        steady: bool = eqx.field(static=True)
+    p: jax.Array
+    steady: bool = eqx.field(static=True)
 
-        def drift(self, t, x, args):
-            return -(x - self.p) if self.steady else -self.p * x
+    def drift(self, t, x, args):
+        return -(x - self.p) if self.steady else -self.p * x
 
+
+@pytest.mark.parametrize(
+    "adjoint,options",
+    [
+        ("recursive", {}),
+        ("recursive", {"method": "heun", "dt": 1e-3}),
+        ("direct", {"max_steps": 64}),
+        ("forward", {}),
+        ("backsolve", {}),
+        ("backsolve", {"method": "midpoint", "dt": 1e-3}),
+        ("implicit", {}),
+        (diffrax.RecursiveCheckpointAdjoint(checkpoints=8), {}),
+    ],
+)
+def test_gradients(adjoint, options, x64):
+    """d/dp of e^(-pt) is -t e^(-pt); of the steady state x = p it is 1."""
     steady = adjoint == "implicit"
-    ts = jnp.array([0.0, 40.0]) if steady else jnp.array([0.0, 0.4, 1.0])
+    ts = jnp.array([0.0, 40.0]) if steady else jnp.array([0.0, 0.35, 1.0])
 
+    def run(p):
+        return integrate(Relax(p, steady), jnp.ones(()), ts, adjoint=adjoint, **{"rtol": 1e-8, "atol": 1e-8, **options})
+
+    grad = (jax.jacfwd if adjoint == "forward" else jax.grad)(lambda p: run(p).states[1:].sum())(jnp.array(0.7))
+    truth = 1.0 if steady else -0.35 * np.exp(-0.7 * 0.35) - np.exp(-0.7)
+    assert float(grad) == pytest.approx(truth, abs=1e-5)
+
+
+def test_gradient_through_a_closure(x64):
     def end(p):
-        traj = integrate(Relax(p, steady), jnp.ones(()), ts, adjoint=adjoint, rtol=1e-8, atol=1e-8, max_steps=256)
-        return traj.states[-1]
-
-    grad = jax.jacfwd if adjoint == "forward" else jax.grad
-    truth = 1.0 if steady else -np.exp(-0.7)
-    assert float(grad(end)(jnp.array(0.7))) == pytest.approx(truth, abs=1e-5)
-
-
-def test_gradient_through_a_closure_and_fixed_steps(x64):
-    def end(p):
-        return integrate(FunctionLaw(lambda t, x, args: -p * x), jnp.ones(()), [0.0, 1.0], method="dopri8", dt=0.1).states[-1]
+        law = FunctionLaw(lambda t, x, args: -p * x)
+        return integrate(law, jnp.ones(()), [0.0, 1.0], method="dopri8", dt=0.1).states[-1]
 
     assert float(jax.grad(end)(jnp.array(0.7))) == pytest.approx(-np.exp(-0.7), abs=1e-9)
-
-
-def test_backsolve_with_fixed_steps(x64):
-    law = FunctionLaw(lambda t, x, args: -args * x)
-
-    def end(p):
-        ts = jnp.array([0.0, 0.35, 1.0])
-        return integrate(law, jnp.ones(()), ts, method="midpoint", dt=1e-3, args=p, adjoint="backsolve").states.sum()
-
-    truth = -0.35 * np.exp(-0.7 * 0.35) - np.exp(-0.7)
-    assert float(jax.grad(end)(jnp.array(0.7))) == pytest.approx(truth, abs=1e-5)
 
 
 # -- jit, vmap, compilation
@@ -219,13 +213,11 @@ def test_backsolve_with_fixed_steps(x64):
 def test_jit_equals_eager_and_vmap_equals_loop():
     law, ts = FunctionLaw(turn), jnp.linspace(0, 1, 4)
     starts = jr.normal(jr.key(1), (3, 2))
-    loop = jnp.stack([integrate(law, x, ts).states for x in starts])
-    mapped = jax.vmap(lambda x: integrate(law, x, ts))(starts)
-    compiled = jax.jit(lambda x, ts: integrate(law, x, ts).states)(starts[0], ts)
-    assert mapped.ensemble == 3 and jnp.allclose(mapped.states, loop, atol=2e-6)
+    loop = jnp.stack([integrate(law, x, ts, method="heun", dt=0.1).states for x in starts])
+    mapped = jax.vmap(lambda x: integrate(law, x, ts, method="heun", dt=0.1))(starts)
+    compiled = jax.jit(lambda x, ts, dt: integrate(law, x, ts, method="heun", dt=dt).states)(starts[0], ts, 0.1)
+    assert mapped.ensemble == 3 and jnp.allclose(mapped.states, loop, atol=1e-6)
     assert jnp.allclose(compiled, loop[0], atol=1e-6)
-    fixed = jax.jit(lambda x, ts, dt: integrate(law, x, ts, method="heun", dt=dt).states)(starts[0], ts, 0.1)
-    assert jnp.allclose(fixed, integrate(law, starts[0], ts, method="heun", dt=0.1).states, atol=1e-6)
 
 
 def test_no_second_compilation():
@@ -250,57 +242,64 @@ def test_no_second_compilation():
 # -- stochastic laws
 
 
-@pytest.mark.parametrize("method", ADDITIVE)
+@pytest.mark.parametrize("method", ["euler_maruyama", "sra1"])
 def test_ornstein_uhlenbeck(method, key, x64):
     """Mean m(1 - e^(-rt)) and variance s²(1 - e^(-2rt))/(2r) at two times, covariance e^(-r(t - s)) times the first."""
     law, n = OrnsteinUhlenbeck(jnp.array([2.0, -1.0]), 2.0, 0.5), 1500
     ts = jnp.array([0.0, 0.11, 0.4])
-    run = jax.jit(jax.vmap(lambda k: integrate(law, jnp.zeros(2), ts, method=method, dt=0.01, key=k).states))
+    run = jax.jit(jax.vmap(lambda k: integrate(law, jnp.zeros(2), ts, method=method, dt=0.005, key=k).states))
     x = run(jr.split(key, n))
-    for frame in (1, 2):
-        t = float(ts[frame])
-        mean, var = law.mean * (1 - np.exp(-2 * t)), 0.25 * (1 - np.exp(-4 * t)) / 4
-        slack = 0.02 * np.abs(mean) * 2 * 0.01 / 0.02  # first-order bias of the coarsest of the methods
-        assert_within_error(x[:, frame].mean(0), mean, standard_error=np.sqrt(var / n) + slack / 4)
-        assert_within_error(x[:, frame].var(0), var, standard_error=var * np.sqrt(2 / n) * 1.1)
-    cov = ((x[:, 1] - x[:, 1].mean(0)) * (x[:, 2] - x[:, 2].mean(0))).mean(0)
     first, second = (0.25 * (1 - np.exp(-4 * t)) / 4 for t in (0.11, 0.4))
+    for frame, t, var in ((1, 0.11, first), (2, 0.4, second)):
+        mean = law.mean * (1 - np.exp(-2 * t))
+        bias = 0.01 * np.abs(law.mean) if method == "euler_maruyama" else 0  # of first order in dt
+        assert_within_error(x[:, frame].mean(0), mean, standard_error=np.sqrt(var / n) + bias / 4)
+        assert_within_error(x[:, frame].var(0), var, standard_error=var * (np.sqrt(2 / n) + 0.005))
+    cov = ((x[:, 1] - x[:, 1].mean(0)) * (x[:, 2] - x[:, 2].mean(0))).mean(0)
     assert_within_error(cov, np.exp(-2 * 0.29) * first, standard_error=np.sqrt(2 * first * second / n))
 
 
-@pytest.mark.parametrize("method,calculus", [("euler_maruyama", "ito"), ("ito_milstein", "ito")] + [(m, "stratonovich") for m in STRATONOVICH])
-def test_geometric_brownian_motion_tells_ito_from_stratonovich(method, calculus, key, x64):
-    law, n = Geometric(0.3, 0.8, calculus), 4000
-    run = jax.jit(jax.vmap(lambda k: integrate(law, jnp.ones(()), jnp.array([0.0, 1.0]), method=method, dt=0.02, key=k).states[-1]))
-    x = run(jr.split(key, n))
-    growth = 0.3 if calculus == "ito" else 0.3 + 0.32
+@pytest.mark.parametrize(
+    "method,calculus,order",
+    [
+        ("euler_maruyama", "ito", 0.5),
+        ("ito_milstein", "ito", 1),
+        ("heun", "stratonovich", 1),
+        ("slow_rk", "stratonovich", 1.5),
+    ],
+)
+def test_geometric_brownian_motion(method, calculus, order, key, x64):
+    """Path by path against x = exp((growth [- noise²/2 if Itô]) t + noise W), the slope of the mean error, and Itô's mean."""
+    law, n = Geometric(0.3, 0.8, calculus), 1000
+    levy = diffrax.SpaceTimeLevyArea if method == "slow_rk" else diffrax.BrownianIncrement
+
+    @jax.jit
+    @jax.vmap
+    def run(k, dt):
+        end = integrate(law, jnp.ones(()), jnp.array([0.0, 1.0]), method=method, dt=dt, key=k).states[-1]
+        tree = diffrax.VirtualBrownianTree(0.0, 1.0, dt / 2, jax.ShapeDtypeStruct((), float), k, levy_area=levy)
+        growth = 0.3 - (0.32 if calculus == "ito" else 0.0)
+        return end, jnp.exp(growth + 0.8 * tree.evaluate(0.0, 1.0))
+
+    errors = []
+    for dt in (1 / 8, 1 / 32):
+        end, truth = run(jr.split(key, n), jnp.full(n, dt))
+        errors.append(float(jnp.abs(end - truth).mean()))
+    assert np.log2(errors[0] / errors[1]) / 2 == pytest.approx(order, abs=0.25), errors
+    growth = 0.3 + (0.0 if calculus == "ito" else 0.32)
     spread = np.exp(growth) * np.sqrt((np.exp(0.64) - 1) / n)
-    assert_within_error(x.mean(), np.exp(growth), standard_error=spread)  # the other calculus is 11 of them away
-
-
-@pytest.mark.parametrize("method,order", [("euler_maruyama", 0.5), ("ito_milstein", 1.0)])
-def test_strong_order_on_one_brownian_path(method, order, key, x64):
-    """Against the exact solution on the same path: x = exp((growth - noise²/2) t + noise W)."""
-    law, keys = Geometric(0.3, 0.8), jr.split(key, 400)
-
-    def error(dt):
-        def one(k):
-            end = integrate(law, jnp.ones(()), jnp.array([0.0, 1.0]), method=method, dt=dt, key=k).states[-1]
-            tree = diffrax.VirtualBrownianTree(0.0, 1.0, 1e-3, jax.ShapeDtypeStruct((), float), k)
-            return jnp.abs(end - jnp.exp(0.3 - 0.32 + 0.8 * tree.evaluate(0.0, 1.0)))
-
-        return float(jax.jit(jax.vmap(one))(keys).mean())
-
-    slope = np.log2(error(1 / 16) / error(1 / 64)) / 2
-    assert slope == pytest.approx(order, abs=0.2)
+    assert_within_error(end.mean(), np.exp(growth), standard_error=spread)
 
 
 def test_correlated_noise_by_an_operator(key, x64):
     """dx = L dW with one Brownian motion for two numbers: covariance L Lᵀ t."""
     mix = jnp.array([[1.0], [-2.0]])
     law = FunctionLaw(lambda t, x, args: jnp.zeros_like(x), lambda t, x, args: lx.MatrixLinearOperator(mix))
-    run = jax.jit(jax.vmap(lambda k: integrate(law, jnp.zeros(2), [0.0, 0.5], method="euler_maruyama", dt=0.25, key=k).states[-1]))
-    x = run(jr.split(key, 4000))
+
+    def run(k):
+        return integrate(law, jnp.zeros(2), [0.0, 0.5], method="euler_maruyama", dt=0.25, key=k).states[-1]
+
+    x = jax.jit(jax.vmap(run))(jr.split(key, 4000))
     assert jnp.abs(x[:, 1] + 2 * x[:, 0]).max() < 1e-12
     assert_within_error(x[:, 0].var(), 0.5, standard_error=0.5 * np.sqrt(2 / 4000))
 
@@ -308,8 +307,11 @@ def test_correlated_noise_by_an_operator(key, x64):
 def test_adaptive_stochastic_steps_hit_the_frames(key, x64):
     law, n = OrnsteinUhlenbeck(jnp.zeros(1), 1.0, 1.0), 800
     ts = jnp.array([0.0, 0.05, 0.5])
-    run = jax.jit(jax.vmap(lambda k: integrate(law, jnp.zeros(1), ts, method="spark", rtol=3e-2, atol=3e-2, key=k).states))
-    x = run(jr.split(key, n))
+
+    def run(k):
+        return integrate(law, jnp.zeros(1), ts, method="spark", rtol=3e-2, atol=3e-2, key=k).states
+
+    x = jax.jit(jax.vmap(run))(jr.split(key, n))
     for frame in (1, 2):
         var = (1 - np.exp(-2 * float(ts[frame]))) / 2
         assert_within_error(x[:, frame].var(), var, standard_error=var * np.sqrt(2 / n))
@@ -357,7 +359,6 @@ def test_methods_are_checked():
     bad("did you mean 'tsit5'", method="tsit")
     bad("recursive", adjoint="recursiv")
     bad("give dt", method="euler")
-    bad("give dt", method="midpoint" if not issubclass(diffrax.Midpoint, diffrax.AbstractAdaptiveSolver) else "euler")
     bad("for laws with a diffusion", method="euler_maruyama", dt=0.1)
     bad("acceleration", method="leapfrog", dt=0.1)
     bad("Diffrax solver", method=3)
@@ -367,7 +368,6 @@ def test_methods_are_checked():
     bad("start, end", adjoint="implicit")
     bad("dense", adjoint="backsolve", dense=True)
     bad("method drift", law=lambda t, x, args: x)
-    bad("calculus must be", law=None) if False else None
     with pytest.raises(InputError, match="calculus"):
         FunctionLaw(turn, calculus="fisk")
     with pytest.raises(InputError, match="functions"):
@@ -378,7 +378,9 @@ def test_noise_is_checked(key):
     ones = FunctionLaw(turn, lambda t, x, args: jnp.ones_like(x))
     bad("needs key", law=ones, method="heun", dt=0.1)
     bad("'tsit5' cannot", law=ones, key=key)
-    bad("diffusion returns shape", law=FunctionLaw(turn, lambda t, x, args: jnp.ones(3)), method="heun", dt=0.1, key=key)
+    bad(
+        "diffusion returns shape", law=FunctionLaw(turn, lambda t, x, args: jnp.ones(3)), method="heun", dt=0.1, key=key
+    )
     bad("'backsolve'", law=ones, method="heun", dt=0.1, key=key, adjoint="backsolve")
     multiplicative = FunctionLaw(turn, lambda t, x, args: x)
     bad("ito calculus.*euler_maruyama", law=multiplicative, method="heun", dt=0.1, key=key)
@@ -406,10 +408,7 @@ def test_blow_up_is_not_finite():
 def test_failure_inside_compiled_code_raises_too():
     law = FunctionLaw(lambda t, x, args: x**2)
     run = jax.jit(lambda x: integrate(law, x, [0.0, 3.0], max_steps=200).states)
-    with pytest.raises(RuntimeError, match="max_steps=200 reached"):
-        jax.block_until_ready(run(jnp.ones(())))
-    run = jax.jit(lambda x: integrate(law, x, [0.0, 3.0], method="euler", dt=0.01).states)
-    with pytest.raises(RuntimeError, match="NaN or infinite"):
+    with pytest.raises(RuntimeError, match="max_steps=200 reached.*kvaerno5"):
         jax.block_until_ready(run(jnp.ones(())))
 
 

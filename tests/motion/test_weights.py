@@ -1,3 +1,4 @@
+import doctest
 import errno
 import os
 
@@ -18,6 +19,10 @@ from kinema.motion.weights import load_arrays, load_weights, read_meta, read_spe
 DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32", "bfloat16", "complex64"]
 RARE = ["float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz", "int4"]
 WIDE = ["int64", "uint64", "float64", "complex128"]
+
+
+def test_examples():
+    assert doctest.testmod(weights).failed == 0
 
 
 def same_bits(x, y):

@@ -1,4 +1,4 @@
-"""Hard balls the slow way, float64: every candidate time is a root found by `numpy.roots`. A reference for tests only."""
+"""Hard balls the slow way, in float64: every candidate time is a root that `numpy.roots` finds. A test reference."""
 
 import numpy as np
 
