@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import rich.table
 
 DASH = "–"
+LONG = 24  # characters; longer words may be broken into lines
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Spread:
         mean = math.fsum(values) / len(values)
         if len(values) == 1 or not math.isfinite(mean):
             return cls(mean)
+        if min(values) == max(values):
+            return cls(values[0], 0.0)  # not the rounding of a sum
         return cls(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)))
 
     def __str__(self) -> str:
@@ -46,10 +49,10 @@ class Spread:
         if not 1e-3 <= size < 1e6:
             power = math.floor(math.log10(size))
             return f"({self.mean / 10**power:.1f} ± {self.spread / 10**power:.1f})e{power}"
-        # one digit of the spread, two where the first is a 1; never more than four of the larger number
+        # one digit of the spread, two where the first is a 1; but two to four digits of the larger number
         power = math.floor(math.log10(self.spread))
-        first = self.spread / 10**power
-        places = max(0, min((first < 1.95) - power, 3 - math.floor(math.log10(size))))
+        least = 1 - math.floor(math.log10(size))
+        places = max(0, least, min((self.spread < 1.95 * 10**power) - power, least + 2))
         if self.spread < 0.5 / 10**places:
             return f"{number(self.mean)} ± {number(self.spread)}"
         return f"{self.mean:.{places}f} ± {self.spread:.{places}f}"
@@ -146,16 +149,22 @@ class Table:
         return "\n".join(lines) + (f"\n\n{_plain(self.note)}" if self.note else "")
 
     def html(self) -> str:
-        """A `<table>` with its title as caption; everything is escaped."""
-        side = [' class="number"' if self.numeric(index) else "" for index in range(len(self.columns))]
-        head = "".join(f'<th scope="col"{s}>{html.escape(name)}</th>' for s, name in zip(side, self.columns))
-        body = []
-        for row in self.rows:
-            first = f'<th scope="row"{side[0]}>{html.escape(text(row[0]))}</th>'
-            rest = "".join(f"<td{s}>{html.escape(text(cell))}</td>" for s, cell in zip(side[1:], row[1:]))
-            body.append(f"<tr>{first}{rest}</tr>")
+        """A `<table>` with its title as caption; everything is escaped. Classes: `number`, and `long` for what may wrap."""
+        numeric = [self.numeric(index) for index in range(len(self.columns))]
+
+        def cell(tag: str, words: str, index: int) -> str:
+            name = "number" if numeric[index] else "long" if len(words) > LONG else ""
+            mark = f' class="{name}"' if name else ""
+            return f"<{tag}{mark}>{html.escape(words)}</{tag.split()[0]}>"
+
+        head = "".join(cell('th scope="col"', name, index) for index, name in enumerate(self.columns))
+        rows = [
+            "".join(cell("td" if index else 'th scope="row"', text(one), index) for index, one in enumerate(row))
+            for row in self.rows
+        ]
         caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_json(self) -> dict:
         """Plain data for `json.dumps(..., allow_nan=False)`."""

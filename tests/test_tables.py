@@ -17,6 +17,7 @@ def test_spread_is_the_sample_standard_deviation():
     values = [0.31, 0.35, 0.42, 0.29]
     assert Spread.of(values).mean == pytest.approx(np.mean(values))
     assert Spread.of(values).spread == pytest.approx(np.std(values, ddof=1))
+    assert Spread.of([0.1, 0.1, 0.1]) == Spread(0.1, 0.0)
     assert Spread.of([2.5]) == Spread(2.5, None)
     assert math.isnan(Spread.of([]).mean) and math.isnan(Spread.of([1.0, math.nan]).mean)
 
@@ -26,6 +27,8 @@ def test_spread_is_the_sample_standard_deviation():
     [
         (0.3412, 0.0123, "0.341 ± 0.012"),
         (0.3412, 0.0423, "0.34 ± 0.04"),
+        (0.0720, 0.0020, "0.072 ± 0.002"),
+        (0.0061, 0.0033, "0.0061 ± 0.0033"),
         (123.4, 5.6, "123 ± 6"),
         (2e-4, 3.1e-5, "(2.0 ± 0.3)e-4"),
         (-1.5e8, 2e7, "(-1.5 ± 0.2)e8"),

@@ -11,7 +11,7 @@ from kinema.motion import Trajectory
 from kinema.motion.readers import Dataset, dataset, read
 from kinema.steer.restoration import Observed
 
-UNSEEN = 1e6  # noise, in units of the array, of an array that the file does not have
+UNSEEN = 1e9  # noise of an array that the file does not have
 
 
 def read_observed(
@@ -45,7 +45,7 @@ def read_observed(
     seen = visible & (np.asarray(data.constants["seen"]) > 0 if "seen" in data.constants else True)
     states = {name: jnp.asarray(arrays.get(name, np.zeros(shape)), jnp.float32) for name in run_states}
     noise = {name: float(levels[name]) if name in arrays else UNSEEN for name in run_states}
-    return Observed(states, jnp.asarray(seen), noise), data
+    return Observed(states, jnp.asarray(seen), noise)
 
 
 def some(observed: Observed, rows: np.ndarray) -> Observed:

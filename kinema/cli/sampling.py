@@ -57,7 +57,9 @@ def prepare(
         StoreCorrupt: a run folder that is damaged.
     """
     if (folder / REQUEST).exists() and not (folder / "config.json").exists():
-        raise InputError(f"the run in {folder} is not finished; `kinema learn DATA -o {folder} --resume` goes on with it")
+        raise InputError(
+            f"the run in {folder} is not finished; `kinema learn DATA -o {folder} --resume` goes on with it"
+        )
     run = load_run(folder)
     classes = run.config.sample.classes
     labels = _labels(label, n, classes)

@@ -18,7 +18,6 @@ from kinema.cli.options import (
     RunFolder,
     Seed,
     SolverName,
-    Steps,
     WorldName,
     WorldParameters,
 )
@@ -48,7 +47,9 @@ def steer(
         list[str] | None, typer.Option(help="How noisy it is: standard deviation of an array.", metavar="NAME=X")
     ] = None,
     solver: SolverName = "dpmpp-2m",
-    steps: Steps = 12,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the solver (12), or rounds of restoring (16).", metavar="N")
+    ] = None,
     grid: GridName = None,
     label: Label = None,
     guidance: Guidance = None,
@@ -72,40 +73,41 @@ def steer(
         raise InputError("--noise says how noisy --observed is; give that too")
     if observed is not None and method is not None:
         raise InputError(f"--observed is restored, --method {method} is another way to steer; give one of them")
+    if observed is not None and settings:
+        raise InputError(f"--set {next(iter(settings))} is for a --method; restoring has --steps and --noise")
     from kinema.cli.files import ENDINGS, write
 
     free_file(out, overwrite=overwrite, endings=ENDINGS)
-    import numpy as np
-
     from kinema.cli import methods
     from kinema.cli.observed import read_observed, some
     from kinema.cli.sampling import as_motion, in_parts, prepare, world_of
     from kinema.generate.run import read_config
+    from kinema.steer import restore
     from kinema.steer import steer as run_controller
-    from kinema.steer.restoration import Restoration
 
     sample = read_config(run).sample
     if sample.ts is None:
         raise InputError(f"{run} does not generate motion (its samples have no times), so there is no law to steer to")
     law = world_of(sample.world or {}, world, chosen)
-    seen = None
+    seen = controller = None
     if observed is not None:
-        seen, _ = read_observed(observed, sample.names or ("x",), len(sample.ts), levels)
-        n, method = min(n or len(seen.seen), len(seen.seen)), "restore"
-        controller = Restoration(seen, law, **settings)
+        seen = read_observed(observed, sample.names or ("x",), len(sample.ts), levels)
+        n, method, steps = min(n or len(seen.seen), len(seen.seen)), "restore", steps or 16
     elif law is None:
         raise InputError("whose law? Give --world; the run's data names none")
     else:
-        n, method = n or 256, method or "law-projection"
+        n, method, steps = n or 256, method or "law-projection", steps or 12
         controller = methods.make(method, law, settings)
     job = prepare(run, n, solver=solver, steps=steps, grid=grid, label=label, guidance=guidance, seed=seed)
-    spent = {"evaluations": 0, "rewards": 0}
+    gen, codec, spent = job.generator, job.run.codec, {"evaluations": 0, "rewards": 0}
 
     def draw(size, *, key, cond, rows):
-        part = controller if seen is None else Restoration(some(seen, rows), law, **settings)
-        result = run_controller(
-            job.generator, job.plan, part, size, key=key, shape=job.run.shape, codec=job.run.codec, cond=cond
-        )
+        if seen is not None:
+            result = restore(gen, codec, some(seen, rows), key=key, world=law, rounds=steps, cond=cond)
+        else:
+            result = run_controller(
+                gen, job.plan, controller, size, key=key, shape=job.run.shape, codec=codec, cond=cond
+            )
         for name in spent:
             spent[name] += int(getattr(result.ledger, name))
         return result.x
@@ -113,11 +115,6 @@ def steer(
     states = in_parts(job, draw, name=method, whole=method in methods.POPULATION)
     about = {"steered": job.settings | {"method": method, **settings, **spent}}
     write(out, as_motion(job, states, about), overwrite=overwrite)
-    facts = {"samples": n, "method": method, "solver": solver, **spent, "seed": seed}
-    done(
-        out,
-        f"{n} samples by {method}, {np.ceil(spent['evaluations'] / n):.0f} evaluations each",
-        started,
-        as_json=json,
-        **facts,
-    )
+    facts = {"samples": n, "method": method, **spent, "seed": seed}
+    each = round(spent["evaluations"] / n)
+    done(out, f"{n} samples by {method}, {each} evaluations each", started, as_json=json, **facts)

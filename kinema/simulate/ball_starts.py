@@ -130,13 +130,13 @@ def first_accepted(draw: Callable[[Any], PyTree], accept: Callable[[PyTree], Arr
     """The first of `draw(key_0), draw(key_1), ...` that is accepted; the last of 100 000 if none is."""
 
     def again(carry):
-        tries, _ = carry
-        return tries + 1, draw(jr.fold_in(key, tries))
+        tries, _, _ = carry
+        sample = draw(jr.fold_in(key, tries))
+        return tries + 1, accept(sample), sample
 
-    def unfit(carry):
-        return ~accept(carry[1]) & (carry[0] < _TRIES)
-
-    return jax.lax.while_loop(unfit, again, again((jnp.asarray(0), None)))[1]
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(draw, key))
+    unfit = jnp.asarray(0), jnp.asarray(False), empty
+    return jax.lax.while_loop(lambda carry: ~carry[1] & (carry[0] < _TRIES), again, unfit)[2]
 
 
 def pair_gaps(x: Float[Array, "n 2"], radius: Float[Array, " n"]) -> Float[Array, "n n"]:

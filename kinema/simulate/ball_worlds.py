@@ -68,7 +68,7 @@ def collisions(
 @world("uniform_motion")
 def uniform_motion(
     radius: Any = 1.0,
-    speed: Range = (1.0, 4.0),
+    speed: Sequence[float] = (1.0, 4.0),
     size: Sequence[float] = (10.0, 10.0),
     frames: int = 32,
     dt: float = 0.1,
@@ -84,7 +84,7 @@ def uniform_motion(
 @world("parabola")
 def parabola(
     radius: Any = 1.0,
-    speed: Range = (1.0, 4.0),
+    speed: Sequence[float] = (1.0, 4.0),
     gravity: Any = 2.5,
     size: Sequence[float] = (10.0, 10.0),
     frames: int = 32,
@@ -101,7 +101,7 @@ def parabola(
 @world("head_on")
 def head_on(
     radius: Any = 1.0,
-    speed: Range = (1.0, 4.0),
+    speed: Sequence[float] = (1.0, 4.0),
     size: Sequence[float] = (10.0, 10.0),
     frames: int = 32,
     dt: float = 0.1,

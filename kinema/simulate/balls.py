@@ -211,6 +211,7 @@ class Balls(World):
         Raises:
             InputError: names the frame or trajectory, and the balls.
         """
+        self._check_shape(states)
         if not known(states, self.radius, self.size):
             return
         x, v, radius, size = (np.asarray(a, np.float64) for a in (states["x"], states["v"], self.radius, self.size))
@@ -229,13 +230,17 @@ class Balls(World):
 
     def _components(self, state):
         """x, v as (2, n, 1): the engine's axes for one world."""
-        if not (isinstance(state, Mapping) and {"x", "v"} <= set(state)):
-            raise InputError('state must be a dictionary with "x" and "v" of shape (n, 2)')
+        self._check_shape(state)
         x, v = jnp.asarray(state["x"]), jnp.asarray(state["v"])
-        if x.shape != (*self.radius.shape, 2) or v.shape != x.shape:
-            raise InputError(f"x and v must have shape ({self.radius.shape[0]}, 2), got {x.shape} and {v.shape}")
         dtype = jnp.result_type(x, v, float if jnp.issubdtype(x.dtype, jnp.integer) else x.dtype)
         return x.astype(dtype).T[..., None], v.astype(dtype).T[..., None]
+
+    def _check_shape(self, states):
+        if not (isinstance(states, Mapping) and {"x", "v"} <= set(states)):
+            raise InputError('a state must be a dictionary with positions "x" and velocities "v"')
+        x, v = jnp.shape(states["x"]), jnp.shape(states["v"])
+        if x[-2:] != (*self.radius.shape, 2) or v != x:
+            raise InputError(f"x and v must have shape ({len(self.radius)}, 2), got {x} and {v}")
 
     def _bodies(self, dtype):
         columns = (self.radius[:, None], self.mass[:, None], self.size[:, None], self.gravity[None])

@@ -155,9 +155,10 @@ class World(eqx.Module):
         """
         if not n > 0:
             raise InputError(f"n must be positive, got {n}")
-        states = _start(self, jr.split(key, n))
+        world = nameless(self)
+        states = _start(world, jr.split(key, n))
         self.check(states)
-        out, constants = _replay(self, states)
+        out, constants = _replay(world, states)
         unfinished = np.flatnonzero(~np.asarray(out.done))
         if len(unfinished):
             raise BudgetExhausted(f"{self.name}: trajectory {unfinished[0]} has more hits than max_events allows")
@@ -206,6 +207,11 @@ def make(name: str, **parameters: Any) -> World:
 def worlds() -> tuple[str, ...]:
     """Names that `make` knows, sorted."""
     return tuple(sorted(_WORLDS))
+
+
+def nameless(world: W) -> W:
+    """`world` without its origin, so that compiled functions of a world serve all that differ in numbers only."""
+    return replace(world, origin=Origin())
 
 
 def offsets(ts: Any) -> np.ndarray:

@@ -122,7 +122,9 @@ class Evidence:
             return "No metric has a target."
         if not self.missed:
             return "The target is met." if targets == 1 else f"All {targets} targets are met."
-        parts = [f"{metric.name} is {metric.shown()}, target {metric.demand}" for metric in self.missed]
+        # the mean alone: rounded to its spread it may look as if it met the target
+        parts = [f"{one.name} is {number(one.measured.mean)} {one.unit}".strip() for one in self.missed]
+        parts = [f"{part}, target {one.demand}" for part, one in zip(parts, self.missed)]
         return f"{'; '.join(parts)}. {targets - len(self.missed)} of {targets} targets are met."
 
     def to_json(self) -> dict[str, Any]:

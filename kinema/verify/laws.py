@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from kinema.errors import BudgetExhausted, InputError
 from kinema.motion import Trajectory, along
-from kinema.simulate import World
+from kinema.simulate.world import World, nameless
 
 Column = Float[Array, "*trajectories"]
 
@@ -78,7 +78,7 @@ def laws(traj: Trajectory, world: World) -> LawErrors:
     states, constants = traj.states, {name: x for name, x in traj.constants.items() if name in world.constants}
     if traj.ensemble is None:
         states, constants = jax.tree.map(lambda x: x[None], (states, constants))
-    errors, done = _judge(world, states, constants, dt)
+    errors, done = _judge(nameless(world), states, constants, dt)
     late = np.argwhere(~np.asarray(done))
     if len(late):
         where = f"trajectory {late[0][0]}, frame {late[0][1]}"
@@ -101,7 +101,7 @@ def _errors(world, states, dt):
     moves = isinstance(states, dict) and "v" in states
     contacts = jax.vmap(world.contacts)(states)
     if contacts is not None and not (moves and "x" in states):
-        raise InputError(f'states of {world.name} need positions "x" and velocities "v" to be judged')
+        raise InputError('states of a world of hard bodies need positions "x" and velocities "v" to be judged')
     found = dict.fromkeys(("energy", "momentum", "kinematic", "wall", "ball", "speed"))
     found |= {
         name: along(world.invariants[name], states) for name in ("energy", "momentum") if name in world.invariants

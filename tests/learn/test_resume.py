@@ -18,8 +18,9 @@ from kinema.learn import Probe, fit
 folder, cache = Path(sys.argv[1]), sys.argv[2]
 jax.config.update("jax_compilation_cache_dir", cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-STEPS, CHUNK = 400, 10
-started = folder / "started"
+STEPS, CHUNK = 300, 10
+started, go = folder / "started", folder / "go"
+go.touch()
 
 
 def loss(model, batch, key):
@@ -29,6 +30,7 @@ def loss(model, batch, key):
 
 def measure(model, key):
     started.touch()
+    wait(go.exists)
     return jnp.sum(model.weight)
 
 
@@ -74,10 +76,10 @@ report = {"kills": [], "whole": finish("whole", CHUNK)}
 
 # SIGKILL at random moments of a run that writes a checkpoint after every chunk, so most hit a write.
 dice, reached = random.Random(os.getpid()), 0
-while len(report["kills"]) < 5 and reached < 0.9 * STEPS:
+while len(report["kills"]) < 4 and reached < 0.9 * STEPS:
     pid = child("killed", CHUNK)
     wait(lambda: newest("killed") > reached)
-    time.sleep(dice.uniform(0, 0.1))
+    time.sleep(dice.uniform(0, 0.05))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     reached = newest("killed")
@@ -85,9 +87,11 @@ while len(report["kills"]) < 5 and reached < 0.9 * STEPS:
 report["finished"] = finish("killed", CHUNK)
 
 # Ctrl-C in a run that writes no checkpoint of its own for a minute.
+go.unlink()
 pid = child("left", None)
-wait(started.exists)
+wait(started.exists)  # it is between two chunks now, and waits
 os.kill(pid, signal.SIGINT)
+go.touch()
 report["interrupted"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 report["left"] = newest("left")
 report["message"] = (folder / "message").read_text() if (folder / "message").exists() else ""
@@ -115,7 +119,7 @@ def contents(folder):
 def test_a_killed_run_ends_with_the_same_bytes_as_one_that_was_not(report):
     folder, seen = report
     assert seen["whole"] == seen["finished"] == 0
-    assert len(seen["kills"]) >= 3 and 0 < seen["kills"][0] < 400, seen
+    assert len(seen["kills"]) >= 2 and 0 < seen["kills"][0] < 300, seen
     whole, killed = contents(folder / "whole"), contents(folder / "killed")
     assert list(whole) and whole.keys() == killed.keys()
     assert whole == killed
@@ -124,8 +128,8 @@ def test_a_killed_run_ends_with_the_same_bytes_as_one_that_was_not(report):
 def test_ctrl_c_writes_a_checkpoint_and_leaves(report):
     folder, seen = report
     assert seen["interrupted"] == 77, seen  # KeyboardInterrupt came out of fit
-    assert 0 < seen["left"] < 400 and seen["left"] % 10 == 0
+    assert 0 < seen["left"] < 300 and seen["left"] % 10 == 0
     assert f"left at step {seen['left']}" in seen["message"] and "resume=True" in seen["message"]
     assert seen["resumed"] == 0
-    last = "checkpoints/step-00000400/state.safetensors"
+    last = "checkpoints/step-00000300/state.safetensors"
     assert contents(folder / "whole")[last] == contents(folder / "left")[last]

@@ -41,7 +41,7 @@ def test_a_page_for_a_study(two):
     text = studies.study_page(studies.load_evidence("ghvb", two)).html()
     assert "<h1>GHVB</h1>" in text and "Claim of &lt;ghvb&gt;." in text and "arxiv.org/abs/2307.00910" in text
     assert '<span class="badge falls-short">falls short</span>' in text
-    assert "error | at 12 is 0.120 ± 0.010, target ≤ 0.1. 1 of 2 targets are met." in text
+    assert "error | at 12 is 0.12, target ≤ 0.1. 1 of 2 targets are met." in text
     assert "baseline (Euler)" in text and "✕ missed" in text and "✓ met" in text and "1.8 x" in text
     assert all(word in text for word in ("abc123", "CPU, 2 cores", "jax 0.10.1", "61.3 s", "<dt>width</dt>"))
     assert text.count("<img") == 1 and 'class="player' in text
