@@ -149,17 +149,17 @@ class Table:
         return "\n".join(lines) + (f"\n\n{_plain(self.note)}" if self.note else "")
 
     def html(self) -> str:
-        """A `<table>` with its title as caption; everything is escaped. Classes: `number`, and `long` for what may wrap."""
+        """A `<table>` with its title as caption, all escaped. Class `number` is set flush right, `long` may wrap."""
         numeric = [self.numeric(index) for index in range(len(self.columns))]
 
-        def cell(tag: str, words: str, index: int) -> str:
+        def cell(tag: str, scope: str, words: str, index: int) -> str:
             name = "number" if numeric[index] else "long" if len(words) > LONG else ""
-            mark = f' class="{name}"' if name else ""
-            return f"<{tag}{mark}>{html.escape(words)}</{tag.split()[0]}>"
+            marks = (f' scope="{scope}"' if scope else "") + (f' class="{name}"' if name else "")
+            return f"<{tag}{marks}>{html.escape(words)}</{tag}>"
 
-        head = "".join(cell('th scope="col"', name, index) for index, name in enumerate(self.columns))
+        head = "".join(cell("th", "col", name, index) for index, name in enumerate(self.columns))
         rows = [
-            "".join(cell("td" if index else 'th scope="row"', text(one), index) for index, one in enumerate(row))
+            cell("th", "row", text(row[0]), 0) + "".join(cell("td", "", text(one), i) for i, one in enumerate(row) if i)
             for row in self.rows
         ]
         caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""

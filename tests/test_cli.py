@@ -201,7 +201,8 @@ def test_learn_refuses_files_that_it_cannot_read(tmp_path):
     assert "nothing at" in refused("learn", tmp_path / "no.npz", "-o", tmp_path / "run")
     (tmp_path / "data.csv").write_text("1,2")
     assert "known: .zarr, .npz" in refused("learn", tmp_path / "data.csv", "-o", tmp_path / "run")
-    (tmp_path / "data.npz").write_bytes(b"PK not a zip")
+    whole = save(tmp_path / "whole.npz", x=np.eye(4)).read_bytes()
+    (tmp_path / "data.npz").write_bytes(whole[: len(whole) // 2])
     assert "damaged or cut short" in refused("learn", tmp_path / "data.npz", "-o", tmp_path / "run", code=3)
 
 

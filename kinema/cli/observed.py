@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kinema.errors import InputError, StoreCorrupt
+from kinema.generate.run import SampleSpec
 from kinema.motion import Trajectory
 from kinema.motion.readers import Dataset, dataset, read
 from kinema.steer.restoration import Observed
@@ -14,37 +15,38 @@ from kinema.steer.restoration import Observed
 UNSEEN = 1e9  # noise of an array that the file does not have
 
 
-def read_observed(
-    file: Path, run_states: tuple[str, ...], frames: int, noise: dict[str, Any]
-) -> tuple[Observed, Dataset]:
-    """The motion in a file as an observation of a run's states.
+def read_observed(file: Path, sample: SampleSpec, noise: dict[str, Any]) -> Observed:
+    """The motion in a file as an observation of the states that a run generates.
 
     A frame is hidden where any number is NaN, or where the array `seen` (n, frames) is 0. The standard deviation of
     the noise is `noise`, else `meta["noise"]`. States that the file does not have count as never seen.
 
     Raises:
-        InputError: frames or names of another motion than the run's; no noise given.
+        InputError: names or shapes of another motion than the run's; no noise given.
     """
     data, visible = _with_gaps(file)
     arrays = data.arrays if isinstance(data.arrays, dict) else {"x": data.arrays}
-    foreign = sorted(set(arrays) - set(run_states))
-    if foreign or not arrays:
-        raise InputError(f"{file} holds {foreign or 'nothing'}; the run's states are {list(run_states)}")
-    shape = next(iter(arrays.values())).shape
-    if shape[1] != frames:
-        raise InputError(f"{file} has {shape[1]} frames, the run's motion has {frames}")
+    known, shape = sample.names or ("x",), sample.shape[:-1] if sample.names else sample.shape
+    for name, array in arrays.items():
+        if name not in known:
+            raise InputError(f"{file} holds {name!r}; the run's states are {', '.join(known)}")
+        if array.shape[1:] != shape:
+            raise InputError(
+                f"{name} in {file} has shape {array.shape}; the run's motion is (n, {', '.join(map(str, shape))})"
+            )
     levels = dict(data.meta.get("noise") or {}) | noise
     for name in levels:
-        if name not in run_states:
-            raise InputError(f"--noise {name} is none of the run's states {list(run_states)}")
+        if name not in known:
+            raise InputError(f"--noise {name} is none of the run's states {', '.join(known)}")
     for name in arrays:
         if name not in levels:
             raise InputError(f"how noisy is {name}? Give its standard deviation: --noise {name}=0.05")
         if not isinstance(levels[name], int | float):
             raise InputError(f"--noise {name} must be a number, got {levels[name]!r}")
     seen = visible & (np.asarray(data.constants["seen"]) > 0 if "seen" in data.constants else True)
-    states = {name: jnp.asarray(arrays.get(name, np.zeros(shape)), jnp.float32) for name in run_states}
-    noise = {name: float(levels[name]) if name in arrays else UNSEEN for name in run_states}
+    unseen = np.zeros((len(data), *shape))
+    states = {name: jnp.asarray(arrays.get(name, unseen), jnp.float32) for name in known}
+    noise = {name: float(levels[name]) if name in arrays else UNSEEN for name in known}
     return Observed(states, jnp.asarray(seen), noise)
 
 

@@ -91,7 +91,7 @@ def steer(
     law = world_of(sample.world or {}, world, chosen)
     seen = controller = None
     if observed is not None:
-        seen = read_observed(observed, sample.names or ("x",), len(sample.ts), levels)
+        seen = read_observed(observed, sample, levels)
         n, method, steps = min(n or len(seen.seen), len(seen.seen)), "restore", steps or 16
     elif law is None:
         raise InputError("whose law? Give --world; the run's data names none")

@@ -20,7 +20,7 @@ from kinema.errors import BudgetExhausted, InputError, NotFinite, choose
 from kinema.motion import trees
 from kinema.motion.law import Law
 from kinema.motion.methods import ADJOINTS, METHODS, check_adjoint, check_calculus, check_method
-from kinema.motion.stepping import EvenSteps
+from kinema.motion.stepping import EvenSteps, counts
 from kinema.motion.trajectory import Interpolant, Trajectory
 
 _MAX_STEPS, _MAX_STEPS_DENSE = 100_000, 4_096
@@ -95,7 +95,7 @@ def integrate(
     if dense and len(ts) == 1:
         raise InputError("dense needs at least two times in ts")
     if dt is not None and not _traced(ts, dt):
-        needed = np.asarray(EvenSteps(ts, dt).counts(), np.float64).sum()
+        needed = counts(ts, dt, np).sum(dtype=np.float64)
         if needed > limit:
             raise BudgetExhausted(f"dt={float(dt)} needs {needed:.0f} steps, max_steps={limit}; raise one of the two")
 
@@ -113,6 +113,7 @@ def integrate(
 @eqx.filter_jit
 def _solve(law, x0, ts, args, key, solver, dt, rtol, atol, adjoint, *, noisy, dense, max_steps):
     """The compiled part. Shapes are checked here, while it is traced: once for all calls with the same shapes."""
+    ts = jnp.asarray(ts)
     _check_shapes("drift", law.drift, ts[0], x0, args)
     if len(ts) == 1:
         states = jax.tree.map(lambda x: x[None], x0)
@@ -123,8 +124,9 @@ def _solve(law, x0, ts, args, key, solver, dt, rtol, atol, adjoint, *, noisy, de
     if noisy:
         terms = diffrax.MultiTerm(terms, _noise_term(law, x0, ts, args, key, solver, dt))
     if dt is not None and isinstance(solver, diffrax.AbstractImplicitSolver):
-        finder = diffrax.VeryChord(rtol=rtol, atol=atol, norm=optx.max_norm)
-        solver = eqx.tree_at(lambda s: s.root_finder, solver, finder)
+        # Newton, because a fixed step that does not converge cannot be tried again with a smaller one.
+        newton = optx.Newton(rtol=rtol, atol=atol, norm=optx.max_norm)
+        solver = eqx.tree_at(lambda s: s.root_finder, solver, newton)
     steady = isinstance(adjoint, diffrax.ImplicitAdjoint) or adjoint == "implicit"
     solution = diffrax.diffeqsolve(
         terms,
@@ -234,31 +236,30 @@ def _check_result(states, ts, result, finite, name, limit):
 
 
 def _times(ts, backwards):
-    if not _traced(ts):
-        try:
-            ts = np.asarray(ts)
-            kind = ts.dtype.kind
-        except ValueError:
-            kind = "O"
-        if kind not in "iuf":
-            raise InputError("ts must be real numbers")
-    ts = jnp.asarray(ts, jnp.result_type(ts, float) if jnp.issubdtype(jnp.result_type(ts), jnp.integer) else None)
+    if _traced(ts):
+        if ts.ndim != 1:
+            raise InputError(f"ts must have shape (frames,), got {ts.shape}")
+        return ts
+    try:
+        ts = np.asarray(ts)
+        kind = ts.dtype.kind
+    except ValueError:
+        kind = "ragged"
+    if kind not in "iuf":
+        raise InputError("ts must be real numbers")
+    ts = ts.astype(jnp.result_type(ts if kind == "f" else float))
     if ts.ndim != 1 or not len(ts):
         raise InputError(f"ts must have shape (frames,), got {ts.shape}")
-    if _traced(ts):
-        return ts
-    host = np.asarray(ts)
-    if not np.isfinite(host).all():
-        raise InputError(
-            f"ts must be finite, got ts[{np.argmin(np.isfinite(host))}]={host[np.argmin(np.isfinite(host))]}"
-        )
-    sign = -1 if backwards and len(host) > 1 and host[1] < host[0] else 1
-    wrong = np.flatnonzero(sign * np.diff(host) <= 0)
+    if not np.isfinite(ts).all():
+        i = int(np.argmin(np.isfinite(ts)))
+        raise InputError(f"ts must be finite, got ts[{i}]={ts[i]}")
+    sign = -1 if backwards and len(ts) > 1 and ts[1] < ts[0] else 1
+    wrong = np.flatnonzero(sign * np.diff(ts) <= 0)
     if len(wrong):
         i = int(wrong[0]) + 1
         way = "decrease" if sign < 0 else "increase"
-        also = "" if backwards or host[i] == host[i - 1] else " (a law with a diffusion runs forwards only)"
-        raise InputError(f"ts must {way}, got ts[{i}]={host[i]} after ts[{i - 1}]={host[i - 1]} in {host.dtype}{also}")
+        also = "" if backwards or ts[i] == ts[i - 1] else " (a law with a diffusion runs forwards only)"
+        raise InputError(f"ts must {way}, got ts[{i}]={ts[i]} after ts[{i - 1}]={ts[i - 1]} in {ts.dtype}{also}")
     return ts
 
 
@@ -268,11 +269,17 @@ def _state(x0, ts):
     for name, leaf in trees.named_leaves(x0):
         if not (eqx.is_array_like(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.number)):
             raise InputError(f"x0 must be a PyTree of numbers, got {type(leaf).__name__} in the leaf {name!r}")
-    x0 = jax.tree.map(lambda x: jnp.asarray(x, jnp.promote_types(jnp.result_type(x), ts.dtype)), x0)
-    if not _traced(*jax.tree.leaves(x0)):
+
+    def widened(x):
+        return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), ts.dtype))
+
+    if _traced(*jax.tree.leaves(x0)):
+        return jax.tree.map(widened, x0)
+    with jax.ensure_compile_time_eval():  # known numbers stay known inside an outer `jit`
+        x0 = jax.tree.map(widened, x0)
         bad = trees.first_not_finite(x0)
-        if bad is not None:
-            raise InputError(f"x0 must be finite, the leaf {bad[0]!r} is not in row {bad[1]}")
+    if bad is not None:
+        raise InputError(f"x0 must be finite, the leaf {bad[0]!r} is not in row {bad[1]}")
     return x0
 
 

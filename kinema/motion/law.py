@@ -4,7 +4,7 @@ A world, a neural field and a generator are laws; `integrate` runs them. Noise i
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 from jaxtyping import PyTree
@@ -12,7 +12,6 @@ from jaxtyping import PyTree
 from kinema.errors import InputError
 
 Field = Callable[[Any, PyTree, Any], PyTree]
-Calculus = Literal["ito", "stratonovich"]
 
 
 @runtime_checkable
@@ -40,7 +39,7 @@ class FunctionLaw(eqx.Module):
 
     drift: Field
     diffusion: Field | None = None
-    calculus: Calculus = eqx.field(default="ito", static=True)
+    calculus: str = eqx.field(default="ito", static=True)
 
     def __check_init__(self):
         if not callable(self.drift) or not (self.diffusion is None or callable(self.diffusion)):

@@ -5,9 +5,14 @@ from typing import Any
 import diffrax
 import jax.numpy as jnp
 from diffrax import RESULTS
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 _SLACK = 1e-3  # an interval of 10.0001 steps is 10 steps: the excess is rounding of ts
+
+
+def counts(ts: Any, dt: Any, xp: Any = jnp) -> Any:
+    """How many steps each interval of `ts` (times,) is divided into; `xp` is `numpy` on the host. -> (times - 1,)"""
+    return xp.clip(xp.ceil(xp.abs(xp.diff(ts)) / dt - _SLACK), 1, 1 << 30)
 
 
 class EvenSteps(diffrax.AbstractStepSizeController):
@@ -23,16 +28,12 @@ class EvenSteps(diffrax.AbstractStepSizeController):
     def wrap(self, direction: Any) -> "EvenSteps":
         return EvenSteps(self.ts * direction, self.dt)
 
-    def counts(self) -> Int[Array, " intervals"]:
-        """How many steps each interval takes."""
-        return jnp.clip(jnp.ceil(jnp.abs(jnp.diff(self.ts)) / self.dt - _SLACK), 1, 1 << 30).astype(int)
-
     def shortest(self) -> Float[Array, ""]:
         """The shortest step."""
-        return jnp.min(jnp.abs(jnp.diff(self.ts)) / self.counts())
+        return jnp.min(jnp.abs(jnp.diff(self.ts)) / counts(self.ts, self.dt))
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
-        state = (jnp.asarray(0), jnp.asarray(1), self.counts())
+        state = (jnp.asarray(0), jnp.asarray(1), counts(self.ts, self.dt).astype(int))
         return self._end(state), state
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):

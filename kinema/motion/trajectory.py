@@ -127,11 +127,11 @@ class Trajectory(eqx.Module):
             raise InputError(
                 "interpolate is for one trajectory; jax.vmap(lambda traj: traj.interpolate(t))(traj) for an ensemble"
             )
-        t = jnp.asarray(t, self.ts.dtype)
         if not isinstance(t, Tracer) and not isinstance(self.ts, Tracer):
-            low, high = sorted((float(self.ts[0]), float(self.ts[-1])))
-            if not bool(jnp.all((t >= low) & (t <= high))):
-                raise InputError(f"t must be within [{low}, {high}], got {t}")
+            ends = np.asarray(self.ts)[[0, -1]]
+            if not np.all((ends.min() <= np.asarray(t)) & (np.asarray(t) <= ends.max())):
+                raise InputError(f"t must be within [{ends.min()}, {ends.max()}], got {t}")
+        t = jnp.asarray(t, self.ts.dtype)
         return jax.vmap(self.interpolant)(t) if t.ndim else self.interpolant(t)
 
     def check(self) -> "Trajectory":

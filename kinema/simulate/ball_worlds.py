@@ -31,7 +31,7 @@ def collisions(
     """A gas of elastic balls in a box, placed at random.
 
     >>> world = collisions(balls=3, radius=0.1)
-    >>> world.mass.shape, world.ts[-1]
+    >>> world.mass.shape, float(world.ts[-1])
     ((3,), 0.75)
 
     Args:

@@ -257,29 +257,28 @@ def known(*trees: Any) -> bool:
 
 
 def _separate(world, x):
-    radius, clear = world.radius, _CLEAR * world.radius.min()
-    room = radius[:, None] + clear if world.walls else -jnp.inf
-
-    def inside(x):
-        return jnp.clip(x, room, world.size - room)
-
+    """Positions (n, 2) with every ball inside and no two closer than contact, and a little apart."""
+    radius, clear, n = world.radius, _CLEAR * world.radius.min(), len(world.radius)
+    margin = jnp.broadcast_to((radius + clear)[:, None], x.shape)
+    low, high = (margin, world.size - margin) if world.walls else (margin - jnp.inf, margin + jnp.inf)
     apart = radius[:, None] + radius + clear
-    n = radius.shape[0]
-    coincident = jnp.stack([jnp.sign(jnp.arange(n) - jnp.arange(n)[:, None]), jnp.zeros((n, n))], -1)
+    index = jnp.arange(n)
+    coincident = jnp.stack([jnp.sign(index - index[:, None]), jnp.zeros((n, n))], -1)
 
     def push(_, x):
         d = x[None] - x[:, None]
         square = (d * d).sum(-1)
-        distance = jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)
-        line = jnp.where((distance > 0)[..., None], d / jnp.where(distance > 0, distance, 1)[..., None], coincident)
-        missing = jnp.maximum(apart - distance, 0) * (1 - jnp.eye(n))
-        wish = line * missing[..., None]
-        possible = ((x[:, None] - inside(x[:, None] - wish)) * line).sum(-1)
-        half = jnp.minimum(missing / 2, possible)
-        share = jnp.minimum(possible, missing - half.T)
-        return inside(x - (line * share[..., None]).sum(1))
+        distance = jnp.sqrt(jnp.where(square > 0, square, 1))
+        line = jnp.where((square > 0)[..., None], d / distance[..., None], coincident)
+        missing = jnp.maximum(apart - jnp.where(square > 0, distance, 0), 0) * (1 - jnp.eye(n))
+        # away from the other ball as far as the walls let it; what one ball cannot move the other does
+        away = jnp.clip(x[:, None] - line * missing[..., None], low[:, None], high[:, None]) - x[:, None]
+        possible = -(away * line).sum(-1)
+        share = jnp.minimum(possible, missing - jnp.minimum(missing / 2, possible).T)
+        return jnp.clip(x + (away * (share / jnp.where(possible > 0, possible, 1))[..., None]).sum(1), low, high)
 
-    return jax.lax.fori_loop(0, 8 if n == 2 else 64, push, inside(x)) if n > 1 else inside(x)
+    x = jnp.clip(x, low, high)
+    return jax.lax.fori_loop(0, 8 if n == 2 else 64, push, x) if n > 1 else x
 
 
 def _refuse(bad: np.ndarray, what: str) -> None:

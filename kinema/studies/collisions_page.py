@@ -53,7 +53,7 @@ def tables(results: Sequence[Measured]) -> list[Table]:
         name: [dict(one.errors[name].columns) | {"distance": one.distance[name]} for one in results]
         for name in results[0].motions
     }
-    counts = {f"generated, {count}": [one.by_count[count] for one in results] for count in COUNTS}
+    counts = {f"{count}": [one.by_count[count] for one in results] for count in COUNTS}
     restored = [
         (
             way,
@@ -67,10 +67,17 @@ def tables(results: Sequence[Measured]) -> list[Table]:
     ]
     note = "Noise of one standard deviation of the data on positions and velocities; 4 of 16 frames hidden."
     return [
-        law_table(rows, columns=SHOWN, title=f"Does it obey the law? {EVALUATIONS} evaluations"),
-        law_table(counts, columns=SHOWN, title="Law errors by network evaluations"),
+        turned(law_table(rows, columns=SHOWN, title=f"Law errors at {EVALUATIONS} evaluations"), "law"),
+        turned(law_table(counts, columns=SHOWN, title="Law errors by network evaluations"), "law"),
         Table("Restoring noisy, partly hidden motion", ("way", "rms error", "replay", "energy"), restored, note),
     ]
+
+
+def turned(table: Table, corner: str) -> Table:
+    """The table with rows and columns exchanged, which fits a terminal and a phone."""
+    names = [row[0] for row in table.rows]
+    rows = [(law, *cells) for law, *cells in zip(table.columns[1:], *(row[1:] for row in table.rows))]
+    return Table(table.title, (corner, *names), rows, table.note)
 
 
 def animations(result: Measured) -> list[Animation]:
@@ -115,30 +122,31 @@ def page(result: Measured, found: Sequence[Metric], *, seed: int, sizes: Mapping
     by_motion, by_count, restored = tables([result])
     page = Page(
         "Two balls, from simulation to verified motion",
-        lede="Simulated exactly, learnt by a small network, generated in twelve evaluations, steered to the law, verified.",
+        lede="Simulated exactly, learnt by a small network, generated in 12 evaluations, steered to the law, verified.",
     )
     page.add_verdict(judged.verdict, judged.why)
     page.add_animation(moving)
     page.add_heading("Does it obey the law?")
     page.add_text(
-        "A law error is 0 for true motion. `replay` is the total: the true world is run from every frame, and the next"
-        " frame compared with where it should be, in units of a typical step. A still ball obeys every law, so speed, hits"
-        " and the distance to held-out simulation stand beside the errors."
+        "A law error is 0 for true motion. `replay` is the total: the true world is run from every frame, and the "
+        "next frame compared with where it should be, in units of a typical step. A still ball obeys every law, so "
+        "speed, hits and the distance to held-out simulation stand beside the errors."
     )
     page.add_table(by_motion).add_figure(bars)
     page.add_text(
-        "*What holds by construction.* Steered motion keeps one state of each generated motion, moved to the nearest allowed"
-        " one, and the world's exact flow fills all other frames. Its law errors are therefore rounding, whatever was"
-        " generated; what the generator still decides is which motion, and that is judged by speed, hits and distance. The"
-        " world alone can sample this motion perfectly: here the generator is the pupil. Best of 16 has no such guarantee:"
-        " it keeps the candidate that the world replays best."
+        "*What holds by construction.* Steered motion keeps one state of each generated motion, moved to the "
+        "nearest allowed one, and the world's exact flow fills all other frames. Its law errors are therefore "
+        "rounding, whatever was generated; what the generator still decides is which motion, and that is judged by "
+        "speed, hits and distance. The world alone can sample this motion perfectly: here the generator is the "
+        "pupil. Best of 16 has no such guarantee: it keeps the candidate that the world replays best."
     )
     page.add_heading("How many evaluations does it take?")
     page.add_figure(evaluations).add_table(by_count)
     page.add_heading("Where both are needed: restoring")
     page.add_text(
-        "Motion seen through noise, with frames missing. The law alone does not know which motion to begin its search at;"
-        " the generator alone does not obey the law. Together they are closer than the law alone, and exact."
+        "Motion seen through noise, with frames missing. The law alone does not know which motion to begin its "
+        "search at; the generator alone does not obey the law. Together they are closer than the law alone, and "
+        "exact."
     )
     page.add_animation(restoring).add_table(restored)
     page.add_heading("How it was learnt and measured")

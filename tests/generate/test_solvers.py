@@ -79,13 +79,14 @@ def error(build, steps, top=10.0, bottom=0.05):
 @pytest.mark.parametrize("name", PLANS)
 def test_order_on_a_two_component_mixture(name):
     build, order = PLANS[name]
-    assert abs(math.log2(error(build, 160) / error(build, 320)) - order) < 0.2
+    steps = {1: 60, 2: 80, 3: 120, 4: 160}[order]
+    assert abs(math.log2(error(build, steps) / error(build, 2 * steps)) - order) < 0.2
 
 
 @pytest.mark.parametrize(("start", "order"), [("euler", 2), ("heun", 3)])
 def test_the_start_limits_the_order(start, order):
     for build in (lambda g: solver.adams(PATH, g, start=start), lambda g: solver.dpmpp(PATH, g, order=3, start=start)):
-        slope = math.log2(error(build, 160, top=1.0) / error(build, 320, top=1.0))
+        slope = math.log2(error(build, 80, top=1.0) / error(build, 160, top=1.0))
         assert abs(slope - order) < 0.2
 
 
@@ -135,7 +136,7 @@ STOCHASTIC = {
     "Euler-Maruyama, own level": (lambda p, g: solver.euler_maruyama(p, g, noise_level=lambda t: 1 + t), 1),
     "SDE 2M": (lambda p, g: solver.dpmpp(p, g, eta=1.0), 2),
     "SDE 2M, noise form": (lambda p, g: solver.dpmpp(p, g, eta=1.0, form="noise"), 2),
-    "SDE 3M": (lambda p, g: solver.dpmpp(p, g, order=3, eta=0.7), 3),
+    "SDE 3M": (lambda p, g: solver.dpmpp(p, g, order=3, eta=0.7), 2),
     "churn": (lambda p, g: solver.churn(p, g, amount=2.0), 2),
 }
 
@@ -145,12 +146,12 @@ def test_stochastic_solvers_reach_the_law_of_gaussian_data(name):
     build, order = STOCHASTIC[name]
     path, variance = VP(), 0.5
     errors = []
-    for steps in (160, 320, 640):
+    for steps in (80, 160):
         grid = grids.log_snr(path, steps, low=-4.0, high=2.0, clean=False)
         truth = grid.a[-1] ** 2 * variance + grid.s[-1] ** 2
         errors.append(abs(final_variance(path, build(path, grid), variance) - truth))
     assert errors[-1] < 2e-2
-    assert math.log2(errors[-2] / errors[-1]) > order - 0.2
+    assert math.log2(errors[0] / errors[1]) > order - 0.2
 
 
 def test_restarts_forget_the_error_made_above():
@@ -324,7 +325,7 @@ GRID = grids.karras(PATH, 6)
         (lambda: solver.churn(PATH, GRID, noise=0.0), "noise must be positive"),
         (lambda: solver.churn(PATH, GRID, low=2.0, high=1.0), "low must be in"),
         (lambda: solver.restart(PATH, GRID, low=2.0, high=1.0), "below high"),
-        (lambda: solver.restart(PATH, GRID, high=0.011, low=0.01), "above|below every"),
+        (lambda: solver.restart(PATH, GRID, high=0.009, low=0.001), "below every"),
         (lambda: solver.restart(PATH, GRID, repeats=0), "repeats must be"),
         (lambda: solver.ancestral(PATH, GRID, eta=-0.1), "eta must not be negative"),
         (lambda: solver.ancestral(PATH, GRID, variance="big"), "'posterior' or 'forward'"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from kinema.report import Page, charts
+from kinema.report import Page, charts, style
 from kinema.tables import Spread, Table
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -110,9 +110,16 @@ def test_scripts_of_others_do_not_run(browser, page, tmp_path):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_charts_follow_light_and_dark(browser, page, dark, tmp_path):
     ready(browser.open(page, dark=dark)).screenshot(tmp_path / "chart.png", of="document.images[1]")
-    brightness = imread(tmp_path / "chart.png")[..., :3].mean(-1)
-    darkest, ground, lightest = np.quantile(brightness, [0, 0.5, 1])
-    assert (ground < 0.1 and lightest > 0.8) if dark else (ground > 0.95 and darkest < 0.2)
+    picture = imread(tmp_path / "chart.png")[..., :3]
+
+    def share(colour):
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return np.mean(np.abs(picture - rgb).max(-1) < 0.02)
+
+    mine, other = (style.DARK, style.LIGHT)[:: 1 if dark else -1]
+    lines, strange = (style.SERIES_DARK, style.SERIES_LIGHT)[:: 1 if dark else -1]
+    assert share(mine["paper"]) > 0.8 and share(mine["line"]) > 1e-3 and share(lines[0]) > 1e-3
+    assert share(other["line"]) < 1e-4 and share(strange[0]) < 1e-4
 
 
 def test_player_plays_pauses_and_seeks(browser, page):

@@ -1,7 +1,5 @@
 """The world of hard balls: starts, flow both ways, repair, what it refuses."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -12,13 +10,7 @@ from conftest import assert_within_error
 from kinema import simulate
 from kinema.errors import BudgetExhausted, InputError
 from kinema.motion import along
-from kinema.simulate import ball_starts, ball_worlds, balls, render, world
-
-
-@pytest.mark.parametrize("module", [ball_starts, ball_worlds, balls, render])
-def test_examples(module):
-    names = {"jax": jax, "jnp": jnp, "jr": jr}
-    assert doctest.testmod(module, extraglobs=names).failed == 0
+from kinema.simulate import balls
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +21,6 @@ def collisions():
 @pytest.fixture(scope="module")
 def traj(collisions):
     return collisions.simulate(4096, key=jr.key(7))
-
-
-def first(traj, i, frame=0):
-    return jax.tree.map(lambda x: x[i, frame], traj.states)
 
 
 def test_fixed_energy_start_is_stationary(traj):
@@ -52,29 +40,10 @@ def test_fixed_energy_start_is_stationary(traj):
         assert (spread > 0).all()
 
 
-def test_unequal_masses_share_the_energy(key):
-    """Equipartition: E m v^2 = M / (2 n) for every component, at the first and the last frame."""
-    traj = simulate.collisions(mass=(1.0, 3.0), frames=12, dt=0.2, max_events=200).simulate(4096, key=key)
-    kinetic = np.array([1.0, 3.0])[:, None] * np.asarray(traj.states["v"], np.float64)[:, [0, -1]] ** 2
-    assert_within_error(kinetic.mean(0), 1.0, standard_error=kinetic.std(0) / 64)
-
-
-def test_one_ball_is_uniform_in_its_box(key):
-    """E (x - 1/2)^2 = (1 - 2 r)^2 / 12, at the last frame."""
-    traj = simulate.collisions(balls=1).simulate(4096, key=key)
-    square = (np.asarray(traj.states["x"][:, -1, 0], np.float64) - 0.5) ** 2
-    assert_within_error(square.mean(0), (1 - 0.24) ** 2 / 12, standard_error=square.std(0) / 64)
-
-
 def test_the_demo_has_known_hits_and_speed(traj):
     assert_within_error(traj.constants["hits"].mean(), 3.38, standard_error=0.03)
     assert_within_error((traj.constants["pair_hits"] > 0).mean(), 0.555, standard_error=0.008)
     assert_within_error(jnp.linalg.norm(traj.states["v"], axis=-1).mean(), 0.942, standard_error=0.003)
-
-
-def test_expected_hits_are_those_of_a_dilute_gas(traj, collisions):
-    """Two balls in this box are nearly one."""
-    assert abs(ball_worlds.expected_hits(collisions, 0.75) / float(traj.constants["hits"].mean()) - 1) < 0.15
 
 
 def test_trajectory_says_where_it_comes_from(traj, collisions):
@@ -109,34 +78,38 @@ def test_events_are_the_hits_in_order(collisions):
     start = {"x": jnp.array([[0.5, 0.5], [0.8, 0.5]]), "v": jnp.array([[1.0, 0.0], [0.0, 0.0]])}
     found = collisions.events(start, 0.75)
     kinds = [(event.kind, event.i, event.j) for event in found]
-    assert kinds == [("pair", 0, 1), ("right", 1, -1), ("pair", 0, 1)]
-    np.testing.assert_allclose([event.time for event in found], [0.06, 0.14, 0.22], atol=1e-6)
+    assert kinds == [("pair", 0, 1), ("right", 1, -1), ("pair", 0, 1), ("left", 0, -1)]
+    np.testing.assert_allclose([event.time for event in found], [0.06, 0.14, 0.22, 0.66], atol=1e-6)
     falling = simulate.collisions(balls=1, gravity=2.0)
     drop = {"x": jnp.array([[0.5, 0.52]]), "v": jnp.array([[0.0, 0.0]])}
     assert [event.kind for event in falling.events(drop, 0.7)] == ["floor"]
 
 
-def test_same_key_same_bits_and_no_second_compilation(collisions):
-    run = balls._run
-    one, two = (collisions.simulate(64, key=jr.key(1)) for _ in range(2))
-    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two)))
-    collisions.flow(first(one, 0), [0.1, 0.2])
-    size = run._cache_size()
-    collisions.flow(first(one, 1), [0.3, 0.7])
-    assert run._cache_size() == size
+def test_same_key_same_bits_and_no_second_compilation(collisions, traj):
+    again = collisions.simulate(4096, key=jr.key(7))
+    assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(again), jax.tree.leaves(traj)))
+    collisions.flow(jax.tree.map(lambda x: x[0, 0], traj.states), [0.1, 0.2])
+    size = balls._run._cache_size()
+    out = collisions.flow(jax.tree.map(lambda x: x[1, 0], traj.states), [0.3, 0.7])
+    assert balls._run._cache_size() == size
+    mapped = jax.vmap(lambda state: collisions.flow(state, [0.3, 0.7]))(jax.tree.map(lambda x: x[:5, 0], traj.states))
+    np.testing.assert_allclose(mapped["x"][1], out["x"], atol=1e-6)
 
 
-def test_retract_moves_little_and_leaves_nothing_to_refuse(key, collisions):
-    keys = jr.split(key, 3)
-    x = jr.uniform(keys[0], (512, 2, 2), minval=-0.1, maxval=1.1)
-    v = jr.normal(keys[1], (512, 2, 2))
-    out = jax.jit(jax.vmap(collisions.retract))({"x": x, "v": v})
+def test_retract_leaves_nothing_to_refuse(key, collisions, traj):
+    key_place, key_speed = jr.split(key)
+    x = jr.uniform(key_place, (4096, 2, 2), minval=-0.1, maxval=1.1)
+    v = jr.normal(key_speed, (4096, 2, 2))
+    retract = jax.jit(jax.vmap(collisions.retract))
+    out = retract({"x": x, "v": v})
     collisions.check(out)
-    contacts = jax.vmap(collisions.contacts)(out)
+    contacts, energy = jax.jit(jax.vmap(lambda s: (collisions.contacts(s), collisions.energy(s))))(out)
     assert float(contacts.walls.min()) > 1e-4 and float(contacts.pairs.min()) > 1e-4
-    np.testing.assert_allclose(jax.vmap(collisions.energy)(out), 1.0, rtol=1e-5)
-    allowed = jax.vmap(collisions.init)(jr.split(keys[2], 64))
-    np.testing.assert_allclose(jax.vmap(collisions.retract)(allowed)["v"], allowed["v"], rtol=1e-5)
+    np.testing.assert_allclose(energy, 1.0, rtol=1e-5)
+    allowed = jax.tree.map(lambda x: x[:, 0], traj.states)
+    same = retract(allowed)
+    np.testing.assert_allclose(same["v"], allowed["v"], rtol=1e-5)
+    assert float(jnp.quantile(jnp.abs(same["x"] - allowed["x"]).max((1, 2)), 0.95)) == 0
 
 
 @pytest.mark.parametrize(
@@ -152,68 +125,12 @@ def test_retract_pushes_balls_apart_along_their_line(collisions, x, moved):
     np.testing.assert_allclose(collisions.retract(state)["x"], moved, atol=2e-4)
 
 
-def test_dense_retract(key):
-    world = simulate.collisions(balls=8, radius=0.08, max_events=10)
-    x = jr.uniform(key, (64, 8, 2))
-    out = jax.jit(jax.vmap(world.retract))({"x": x, "v": jnp.ones((64, 8, 2))})
-    assert float(jax.vmap(lambda s: world.contacts(s).pairs.min())(out).min()) > -1e-4 * 0.08
-
-
-def test_launched_and_head_on_starts(key):
-    thrown = simulate.parabola(radius=1.2).simulate(256, key=key)
-    x, v = thrown.states["x"][:, :, 0], thrown.states["v"][:, :, 0]
-    t = thrown.ts
-    np.testing.assert_allclose(x[..., 1], x[:, :1, 1] - 1.25 * t**2, atol=2e-5)
-    assert float(v[:, 0, 0].min()) > 1 and float(x[:, 0].min()) > 1.2 and float(x[:, 0].max()) < 8.8
-    meeting = simulate.head_on(radius=(1.0, 0.6)).simulate(256, key=key)
-    assert int(meeting.constants["pair_hits"].min()) == int(meeting.constants["hits"].max()) == 1
-    turns = jnp.abs(jnp.diff(meeting.states["v"][:, :, 0, 0], axis=1)) > 1e-3
-    assert int(turns.argmax(1).min()) >= 7 and int(turns.argmax(1).max()) <= 23
-
-
-INSIDE = [[0.2, 0.5], [0.8, 0.5]]
-
-
-@pytest.mark.parametrize(
-    ("act", "says"),
-    [
-        (lambda: simulate.collisions(balls=0), "balls must be a positive integer"),
-        (lambda: simulate.collisions(radius=-0.1), "radius must be positive"),
-        (lambda: simulate.collisions(mass=(1.0, 0.0)), "mass must be positive"),
-        (lambda: simulate.collisions(dt=0.0), "dt must be positive"),
-        (lambda: simulate.collisions(frames=0), "frames must be positive"),
-        (lambda: simulate.collisions(gravity=-1.0), "gravity must not be negative"),
-        (lambda: simulate.collisions(radius=0.5), "less than half the box"),
-        (lambda: simulate.collisions(radius=(0.1, 0.1, 0.1)), "one number or 2"),
-        (lambda: simulate.collisions(balls=12, radius=0.12), "do not fit"),
-        (lambda: simulate.collisions(energy="fixd"), "energy must be 'fixed'"),
-        (lambda: simulate.collisions(energy=(2.0, 1.0)), "low < high"),
-        (lambda: simulate.collisions(max_events=-1), "max_events"),
-        (lambda: simulate.parabola(speed=3.0), "speed must be"),
-        (lambda: simulate.head_on(radius=2.4), "8 frames"),
-        (lambda: jax.vmap(lambda r: simulate.collisions(radius=r).radius)(jnp.ones(2)), "max_events must be given"),
-        (lambda: simulate.collisions().simulate(0, key=jr.key(0)), "n must be positive"),
-        (lambda: simulate.collisions().flow({"x": jnp.array(INSIDE)}, [0.1]), "x.* and .*v"),
-        (lambda: flow([[0.4, 0.5], [0.5, 0.5]]), "balls 0 and 1 overlap"),
-        (lambda: flow([[0.2, 0.5], [0.8, 1.0]]), "ball 1 is outside"),
-        (lambda: flow(INSIDE, ts=[0.2, 0.1]), "ts must increase"),
-        (lambda: flow(INSIDE, ts=[0.1, np.nan]), "finite"),
-        (lambda: flow(INSIDE, y=(0.12, 0.5), gravity=1.0), "ball 0 rests on the floor"),
-        (lambda: simulate.collisions().events(start(INSIDE), -1.0), "t1 must be positive"),
-    ],
-)
-def test_refuses(act, says):
-    with pytest.raises(InputError, match=says):
-        act()
-
-
-def start(x):
-    return {"x": jnp.array(x), "v": jnp.zeros((2, 2))}
-
-
-def flow(x, ts=(0.1,), y=None, gravity=0.0):
-    x = x if y is None else [[x[0][0], y[0]], [x[1][0], y[1]]]
-    return simulate.collisions(gravity=gravity).flow(start(x), ts)
+def test_retract_of_many(key):
+    world = simulate.collisions(balls=4, radius=(0.05, 0.1, 0.15, 0.1), max_events=10)
+    x = jr.uniform(key, (1024, 4, 2), minval=-0.1, maxval=1.1)
+    contacts = jax.jit(jax.vmap(lambda x: world.contacts(world.retract({"x": x, "v": x}))))(x)
+    assert float(contacts.walls.min()) > 5e-5
+    assert float((contacts.pairs.min((1, 2)) > 5e-5).mean()) > 0.99
 
 
 def test_check_names_frame_and_ball(collisions, traj):
@@ -226,7 +143,7 @@ def test_too_many_hits_are_an_error_that_names_the_trajectory(key):
     world = simulate.collisions(max_events=2)
     with pytest.raises(BudgetExhausted, match=r"trajectory \d+ has more hits"):
         world.simulate(64, key=key)
-    lively = {"x": jnp.array(INSIDE), "v": jnp.array([[9.0, 7.0], [1.0, 2.0]])}
+    lively = {"x": jnp.array([[0.2, 0.5], [0.8, 0.5]]), "v": jnp.array([[9.0, 7.0], [1.0, 2.0]])}
     with pytest.raises(BudgetExhausted, match="max_events=2"):
         world.flow(lively, [0.5])
     with pytest.raises(RuntimeError, match="max_events=2"):

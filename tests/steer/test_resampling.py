@@ -70,6 +70,13 @@ def test_residual_part_is_exact(key):
         assert np.all(counts >= [5, 2, 1, 0, 0]) and counts.sum() == 10
 
 
+def test_stratified_draws_every_stratum_anew(key):
+    # all weights 1.5: positions u_j and u_{j + 1} lie in one particle or not, independently; one u for all would repeat
+    counts = np.stack([offspring(ALL_RESAMPLERS["stratified"](k, jnp.zeros(40), 60), 40) for k in jr.split(key, 50)])
+    assert counts.min() == 0 or counts.max() == 3
+    assert np.mean(counts.std(0)) > 0.5
+
+
 @each_scheme
 def test_zero_weights_are_never_drawn(scheme, key):
     log_weights = jnp.array([-jnp.inf, 0.0, -jnp.inf, -jnp.inf, 1.0, -jnp.inf])

@@ -6,7 +6,7 @@ from kinema.errors import InputError
 from kinema.generate.solver.plan import Plan
 
 
-def companion(plan: Plan, j: int, gain: complex) -> np.ndarray:
+def companion(plan: Plan, j: int, gain: complex | float) -> np.ndarray:
     """Row j as a matrix on (x, anchor, H0 .. Hk-1) when the model's field is gain x, without noise and constants.
 
     Sampling is the product of these matrices, so their product says what a plan does with a linear field.
@@ -38,6 +38,6 @@ def growth(plan: Plan, gains) -> complex:
     return total[0] @ start
 
 
-def spectral_radius(plan: Plan, j: int, gain: complex) -> float:
+def spectral_radius(plan: Plan, j: int, gain: complex | float) -> float:
     """Growth a row of the plan would have if repeated for ever: stable at 1 or less."""
     return float(np.abs(np.linalg.eigvals(companion(plan, j, gain))).max())
