@@ -16,7 +16,7 @@ EXTRAS := hdf5,images,digits,diffusers
 CORE := $(VENV)/.made-core
 FULL := $(VENV)/.made-full
 PEERS := $(VENV)/.made-peers
-RECIPE := Makefile pyproject.toml constraints.txt
+RECIPE := pyproject.toml constraints.txt
 
 # XLA calls options of its own compiler missing machine features when it reads its cache
 QUIET := TF_CPP_MIN_LOG_LEVEL=3
@@ -45,7 +45,7 @@ docs: $(FULL)  ## the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 evidence: $(FULL)  ## measure every study anew into evidence/
-	$(BIN)/kinema study --all --preset quick --seeds 3 $(ARGS)
+	$(BIN)/kinema study --all --preset quick --seeds 3 --keep evidence $(ARGS)
 
 bench: $(PEERS)  ## speed beside the peers
 	$(BIN)/kinema bench $(ARGS)
@@ -71,7 +71,9 @@ $(FULL): $(CORE)
 	$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]" --group dev --group docs
 	@touch $@
 
+# k-diffusion without what its training scripts need: only its samplers are measured
 $(PEERS): $(FULL)
 	@echo "==> Peers to measure against into $(VENV)"
 	$(PIP) install -c constraints.txt --group peers
+	$(PIP) install -c constraints.txt --no-deps k-diffusion
 	@touch $@

@@ -202,8 +202,9 @@ def test_learn_refuses_files_that_it_cannot_read(tmp_path):
     (tmp_path / "data.csv").write_text("1,2")
     assert "known: .zarr, .npz" in refused("learn", tmp_path / "data.csv", "-o", tmp_path / "run")
     whole = save(tmp_path / "whole.npz", x=np.eye(4)).read_bytes()
-    (tmp_path / "data.npz").write_bytes(whole[: len(whole) // 2])
-    assert "damaged or cut short" in refused("learn", tmp_path / "data.npz", "-o", tmp_path / "run", code=3)
+    for content in (whole[: len(whole) // 2], b"PK, but not a zip"):
+        (tmp_path / "data.npz").write_bytes(content)
+        assert "cut short" in refused("learn", tmp_path / "data.npz", "-o", tmp_path / "run", code=3)
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -206,6 +207,12 @@ def test_restore(job, tmp_path):
     assert "how noisy is x?" in refused(*words, "-o", tmp_path / "y.zarr")
     assert "--noise y is none of" in refused(*words, "--noise", "y=1", "-o", tmp_path / "y.zarr")
     assert "noise of x must be positive" in refused(*words, "--noise", "x=0", "-o", tmp_path / "y.zarr")
+    noisy = read(job / "balls.zarr").trajectory()[:3]
+    hidden = jax.tree.map(lambda leaf: leaf.at[:, 2].set(np.nan), noisy.states)
+    Trajectory(noisy.ts, hidden, {}, {"noise": {"x": 0.01, "v": 0.01}}, single=False).save(tmp_path / "noisy.zarr")
+    words[3] = tmp_path / "noisy.zarr"
+    run(*words, "-o", tmp_path / "again.zarr")
+    assert np.sqrt(np.mean((read(tmp_path / "again.zarr").arrays["x"] - truth) ** 2)) < 0.05
     np.savez(tmp_path / "short.npz", x=np.zeros((3, 5, 2, 2)))
     words[3] = tmp_path / "short.npz"
     assert "has shape (3, 5, 2, 2); the run's motion is (n, 4, 2, 2)" in refused(

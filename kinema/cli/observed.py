@@ -1,12 +1,13 @@
 """Noisy, partly hidden motion from a file, for `kinema steer --observed`."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from kinema.errors import InputError, StoreCorrupt
+from kinema.errors import InputError
 from kinema.generate.run import SampleSpec
 from kinema.motion import Trajectory
 from kinema.motion.readers import Dataset, dataset, read
@@ -18,7 +19,7 @@ UNSEEN = 1e9  # noise of an array that the file does not have
 def read_observed(file: Path, sample: SampleSpec, noise: dict[str, Any]) -> Observed:
     """The motion in a file as an observation of the states that a run generates.
 
-    A frame is hidden where any number is NaN, or where the array `seen` (n, frames) is 0. The standard deviation of
+    A frame is hidden where any number is NaN (in .npz and .zarr), or where the array `seen` (n, frames) is 0. The standard deviation of
     the noise is `noise`, else `meta["noise"]`. States that the file does not have count as never seen.
 
     Raises:
@@ -57,32 +58,34 @@ def some(observed: Observed, rows: np.ndarray) -> Observed:
 
 def _with_gaps(file: Path) -> tuple[Dataset, np.ndarray]:
     """The data with 0 in place of NaN, and which frames (n, frames) had none."""
-    if file.suffix == ".npz" and file.is_file():
-        try:
-            with np.load(file, allow_pickle=False) as opened:
-                arrays = {name: opened[name] for name in opened.files}
-        except (ValueError, OSError) as error:
-            if "pickle" in str(error):
-                raise InputError(f"{file} holds pickled objects, which are never read; save numbers") from error
-            raise StoreCorrupt(f"{file} is damaged or cut short: {error}") from error
-        gaps = {
-            name: ~np.isfinite(array) for name, array in arrays.items() if array.dtype.kind == "f" and array.ndim > 1
-        }
-        filled = {name: np.where(gaps[name], 0, array) if name in gaps else array for name, array in arrays.items()}
-        data = dataset(filled, {"source": file.name})
-    elif file.suffix == ".zarr" and file.is_dir():
-        motion = Trajectory.load(file)
-        states = {name: np.asarray(array) for name, array in motion.states.items()}
-        gaps = {name: ~np.isfinite(array) for name, array in states.items()}
-        filled = {name: np.where(gaps[name], 0, array) for name, array in states.items()}
-        data = Dataset.from_trajectory(
-            Trajectory(motion.ts, filled, motion.constants, motion.meta, single=motion.single)
-        )
-    else:
+    known = _arrays(file)
+    if known is None:
         data, gaps = read(file), {}
+    else:
+        arrays, meta = known
+        gaps = {name: np.isnan(array) for name, array in arrays.items() if array.dtype.kind == "f" and array.ndim > 1}
+        data = dataset({name: np.where(gaps.get(name, False), 0, array) for name, array in arrays.items()}, meta)
     rows = next(iter(data.arrays.values())) if isinstance(data.arrays, dict) else data.arrays
     visible = np.ones(rows.shape[:2], bool)
     for gap in gaps.values():
         if gap.shape[:2] == visible.shape:
             visible &= ~gap.reshape(*visible.shape, -1).any(-1)
     return data, visible
+
+
+def _arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Arrays and meta of a file whose numbers may be NaN, which `read` refuses; None for the other kinds."""
+    if file.suffix == ".npz" and zipfile.is_zipfile(file):
+        try:
+            with np.load(file, allow_pickle=False) as opened:
+                return {name: opened[name] for name in opened.files}, {"source": file.name}
+        except (ValueError, OSError, zipfile.BadZipFile):
+            return None  # `read` says what is wrong
+    if file.suffix == ".zarr" and (file / "zarr.json").is_file():
+        motion = Trajectory.load(file)
+        parts = {**motion.states, **{f"constants/{name}": array for name, array in motion.constants.items()}}
+        lift = (lambda array: array[None]) if motion.ensemble is None else (lambda array: array)
+        return {name: lift(np.asarray(array)) for name, array in parts.items()} | {
+            "ts": np.asarray(motion.ts)
+        }, motion.meta
+    return None

@@ -67,7 +67,7 @@ def _pictures(data: Dataset, across: int = 12, down: int = 4):
             axes.plot(flat[:2000, 0], flat[:2000, -1], ".", markersize=2)
         else:
             values = values[: across * down]
-            gray = values if values.ndim == 3 else values.mean(1 if values.shape[1] <= 4 else -1)
+            gray = values if values.ndim == 3 else values.mean(-1 if values.shape[-1] <= 4 else 1)
             blank = np.full((across * down - len(gray), *gray.shape[1:]), gray.min())
             grid = np.concatenate([gray, blank]).reshape(down, across, *gray.shape[1:])
             axes.imshow(np.concatenate(np.concatenate(grid, 1), 1), cmap="gray")

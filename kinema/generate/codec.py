@@ -26,7 +26,7 @@ class Codec(eqx.Module):
         `channels` scales every entry of the last axis by itself; otherwise one mean and one scale serve all.
 
         Raises:
-            InputError: a dict whose arrays differ in shape; data that never varies.
+            InputError: a dict whose arrays differ in shape; data that is empty, not finite or never varies.
         """
         names = tuple(sorted(data)) if isinstance(data, dict) else ()
         if names:
@@ -36,6 +36,11 @@ class Codec(eqx.Module):
         values = np.stack([np.asarray(data[name]) for name in names], -1) if names else np.asarray(data)
         if values.ndim < 2:
             raise InputError(f"data must have an ensemble axis and at least one more, got shape {values.shape}")
+        if not values.size:
+            raise InputError(f"data is empty: shape {values.shape}")
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise InputError(f"data must be finite, row {row} is not")
         over = tuple(range(values.ndim - 1)) if channels or names else None
         mean, std = values.mean(over, dtype=np.float64), values.std(over, dtype=np.float64)
         overall = values.std(dtype=np.float64)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kinema.errors import InputError
-from kinema.generate.fields import convert
+from kinema.generate.fields import Affine, convert
 from kinema.generate.generator import AbstractGenerator, moments_in_float64
 from kinema.generate.path.path import in_float64
 from kinema.generate.solver.plan import Plan
@@ -89,7 +89,13 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
         raise InputError(f"{plan.name} adds noise, which needs a score; this generator has {sorted(gen.fields)}")
     _check_path(plan, gen.path)
     plans = (*plan.fallback, plan)
-    columns = [_columns(each, gen) for each in plans]
+    moments = moments_in_float64(gen.path, plan.t)
+    own, data = gen.affine(plan.t, plan.extrapolates), gen.affine(plan.t, "data")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        back = convert("data", plan.extrapolates, moments)
+    columns = [_columns(each, gen.predicts, own, back) for each in plans]
+    for each in columns:
+        each |= {"b": moments.b, "data_x": data.P, "data_raw": data.Q}
     uses = {name for name in ("d", "n", "c", "E", "snr") if any(np.any(each[name]) for each in columns)}
     uses |= {"origin"} if gen.path.origin != "none" else set()
     if not uses & {"n", "snr"} and not columns[-1]["c"][np.diff(columns[-1]["clock"])[:, 0] <= 0].any():
@@ -107,12 +113,8 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
     return rows(columns[-1], rows(stacked, None) if plan.fallback else None)
 
 
-def _columns(plan: Plan, gen: AbstractGenerator) -> dict[str, np.ndarray]:
-    """The arrays of `Rows` in float64."""
-    moments = moments_in_float64(gen.path, plan.t)
-    own, data = gen.affine(plan.t, plan.extrapolates), gen.affine(plan.t, "data")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        back = convert("data", plan.extrapolates, moments)
+def _columns(plan: Plan, predicts: str, own: Affine, back: Affine) -> dict[str, np.ndarray]:
+    """Arrays of `Rows` in float64, given the maps from raw output and from data to the field of the plan."""
 
     def wide(values: np.ndarray) -> np.ndarray:
         return values.reshape(-1, *(1,) * (plan.B.ndim - 1))
@@ -121,15 +123,12 @@ def _columns(plan: Plan, gen: AbstractGenerator) -> dict[str, np.ndarray]:
     moves = plan.whole & (plan.after > before)
     columns = {
         "t": plan.t,
-        "b": moments.b,
         "b_before": plan.grid.b[before],
         "s_before": plan.grid.s[before],
         "b_after": plan.grid.b[plan.after],
         "P": plan.A + plan.B * wide(own.P),
         "Q": plan.B * wide(own.Q),
         "from_data": plan.B * wide(back.Q),
-        "data_x": data.P,
-        "data_raw": data.Q,
         "clock": np.stack([clock[before], clock[np.where(moves, plan.after, before)]], -1),
         "follows": (plan.M[:, 0] == plan.M[:, 1]).reshape(plan.nfe, -1).all(-1),
         **{name: getattr(plan, name) for name in ("E", "M", "d", "r", "n", "c", "snr", "after", "whole")},
@@ -138,7 +137,7 @@ def _columns(plan: Plan, gen: AbstractGenerator) -> dict[str, np.ndarray]:
         if not np.isfinite(columns[name]).all():
             row = int(np.argwhere(~np.isfinite(columns[name]))[0, 0])
             raise InputError(
-                f"a network that predicts {gen.predicts!r} cannot drive {plan.name} at t={plan.t[row]:g}: its {name} is"
+                f"a network that predicts {predicts!r} cannot drive {plan.name} at t={plan.t[row]:g}: its {name} is"
                 " not finite there; start or end the grid inside, or predict data or velocity"
             )
     return columns

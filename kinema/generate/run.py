@@ -88,16 +88,14 @@ def path_spec(path: Path) -> dict[str, Any]:
     """A path as a name and numbers.
 
     Raises:
-        InputError: a path that is not in `PATHS`.
+        InputError: a path that is not in `PATHS`, or one of another noise law than its own.
     """
     for name, kind in PATHS.items():
         if type(path) is kind:
-            numbers = {
-                f.name: getattr(path, f.name)
-                for f in fields(path)
-                if f.name not in ("noise", "origin", "t_min", "t_max")
-            }
-            return {"name": name, **numbers}
+            if not eqx.tree_equal(path.noise, kind().noise) or path.origin != kind().origin:
+                raise InputError(f"a run folder holds {kind.__name__} with its own noise law and origin only")
+            numbers = [f.name for f in fields(path) if f.name not in ("noise", "origin")]
+            return {"name": name} | {number: float(getattr(path, number)) for number in numbers}
     raise InputError(
         f"{type(path).__name__} is not one of the named paths {sorted(PATHS)}, so a run folder cannot hold it"
     )

@@ -5,6 +5,8 @@ XLA's buffer itself, on a GPU the data go over the host. Torch's own autograd an
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -39,7 +41,9 @@ class TorchNetwork(eqx.Module):
             raise InputError(f"x must be one of {', '.join(FLOATS)} to go to torch and back, got {x.dtype}")
         time = jnp.asarray(signal if self.time is None else self.time(signal))
         leaves, structure = jax.tree.flatten(cond)
-        return _call(_Host(self.denoiser, self.device, structure), x, time, tuple(map(jnp.asarray, leaves)))
+        leaves = tuple(map(jnp.asarray, leaves))
+        ranks = tuple(each.ndim for each in (x, time, *leaves))
+        return _call(_Host(self.denoiser, self.device, structure, ranks), x, time, leaves)
 
 
 def from_torch(
@@ -92,30 +96,73 @@ def table_index(alphas_cumprod: Any) -> Callable:
     return _Table(jnp.asarray(0.5 * (np.log(table) - np.log1p(-table)), jnp.result_type(float)))
 
 
-class _Host(eqx.Module):
-    """The host's side: batches in and out of torch."""
+@dataclass(frozen=True)
+class _Host:
+    """The host's side: one call of the denoiser for a batch. `ranks` are those of x, time and the leaves unbatched."""
 
-    denoiser: Callable = eqx.field(static=True)
-    device: str = eqx.field(static=True)
-    structure: Any = eqx.field(static=True)
+    denoiser: Callable
+    device: str
+    structure: Any
+    ranks: tuple[int, ...]
 
-    def forward(self, rank: int, x, time, leaves) -> np.ndarray:
-        lead, tensors = self._tensors(rank, x, time, leaves)
+    def value(self, *arrays) -> np.ndarray:
+        lead, inputs = self._batch(self.ranks, arrays)
         with torch.no_grad():
-            return self._run(tensors).cpu().numpy().reshape(*lead, *x.shape[x.ndim - rank :])
+            return self._run(inputs).cpu().numpy().reshape(lead + inputs[0].shape[1:])
 
-    def backward(self, rank: int, x, time, leaves, cotangent) -> tuple:
-        """Gradients of <cotangent, denoiser> by x, time and the float leaves; None is never returned."""
-        lead, tensors = self._tensors(rank, x, time, leaves)
-        inputs = [tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in tensors]
+    def pull_back(self, cotangent, *arrays) -> tuple[np.ndarray, ...]:
+        """Gradients of <cotangent, denoiser> by those of x, time and the leaves that are floating point."""
+        lead, (weight, *inputs) = self._batch((self.ranks[0], *self.ranks), (cotangent, *arrays))
+        inputs = [tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in inputs]
         wanted = [tensor for tensor in inputs if tensor.requires_grad]
-        (weights,) = self._batch(lead, rank, [cotangent])
         with torch.enable_grad():
             out = self._run(inputs)
-            if out.requires_grad:
-                grads = torch.autograd.grad(out, wanted, weights, allow_unused=True)
-            else:
-                grads = (None,) * len(wanted)
-        shapes = [lead + tensor.shape[1:] for tensor in wanted]
-        grads = (torch.zeros_like(t) if g is None else g for g, t in zip(grads, wanted))
-        return tuple(grad.cpu().numpy().reshape(shape) for grad, shape in zip(grads, shapes))
+            options = {"grad_outputs": weight, "allow_unused": True, "materialize_grads": True}
+            grads = torch.autograd.grad(out, wanted, **options) if out.requires_grad else map(torch.zeros_like, wanted)
+        return tuple(grad.cpu().numpy().reshape(lead + grad.shape[1:]) for grad in grads)
+
+    def _batch(self, ranks: Sequence[int], arrays: Sequence) -> tuple[torch.Size, list[torch.Tensor]]:
+        """The batch shape that JAX has put in front, and tensors with one leading axis for all of it."""
+        tensors = [torch.from_dlpack(array).to(self.device) for array in arrays]
+        leads = [tensor.shape[: tensor.ndim - rank] for tensor, rank in zip(tensors, ranks)]
+        lead = torch.broadcast_shapes(*leads)
+        wide = [tensor.expand(lead + tensor.shape[len(own) :]) for tensor, own in zip(tensors, leads)]
+        return lead, [tensor.reshape(-1, *tensor.shape[len(lead) :]) for tensor in wide]
+
+    def _run(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        x, time, *leaves = inputs
+        cond = jax.tree.unflatten(self.structure, leaves)
+        before = [tensor._version for tensor in inputs]
+        out = self.denoiser(x, time) if cond is None else self.denoiser(x, time, cond)
+        if not isinstance(out, torch.Tensor) or out.shape != x.shape:
+            got = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+            raise InputError(f"the denoiser must return a tensor of the shape of x, {tuple(x.shape)}, got {got}")
+        if [tensor._version for tensor in inputs] != before:
+            raise InputError("the denoiser writes into its arguments, which belong to JAX; let it work on a copy")
+        return out.to(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _call(host: _Host, x: Array, time: Array, leaves: tuple[Array, ...]) -> Array:
+    like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.pure_callback(host.value, like, x, time, *leaves, vmap_method="expand_dims")
+
+
+def _call_forward(host: _Host, x: Array, time: Array, leaves: tuple[Array, ...]):
+    return _call(host, x, time, leaves), (x, time, leaves)
+
+
+def _call_backward(host: _Host, saved, cotangent: Array):
+    x, time, leaves = saved
+    arrays = (x, time, *leaves)
+    likes = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in arrays if _is_float(each)]
+    grads = iter(jax.pure_callback(host.pull_back, tuple(likes), cotangent, *arrays, vmap_method="expand_dims"))
+    x, time, *leaves = (next(grads) if _is_float(each) else np.zeros(each.shape, jax.dtypes.float0) for each in arrays)
+    return x, time, tuple(leaves)
+
+
+_call.defvjp(_call_forward, _call_backward)
+
+
+def _is_float(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)

@@ -4,6 +4,7 @@ With weights on the right, `vmap` over samples turns every layer into one large 
 convolution) without a transpose.
 """
 
+import itertools
 import math
 
 import equinox as eqx
@@ -45,16 +46,30 @@ class Conv(eqx.Module):
         self.stride = stride
 
     def __call__(self, x: Float[Array, "*positions inputs"]) -> Float[Array, "*moved outputs"]:
-        axes = self.weight.ndim - 2
-        letters = "XYZ"[:axes]
-        y = lax.conv_general_dilated(
-            x[None],
-            self.weight,
-            window_strides=(self.stride,) * axes,
-            padding=[(1, 1)] * axes,
-            dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
-        )
-        return y[0] + self.bias
+        convolve = _as_products if jax.default_backend() == "cpu" else _as_convolution
+        return convolve(x, self.weight, self.stride) + self.bias
+
+
+def _as_convolution(x: Array, weight: Array, stride: int) -> Array:
+    axes = weight.ndim - 2
+    letters = "XYZ"[:axes]
+    y = lax.conv_general_dilated(
+        x[None],
+        weight,
+        window_strides=(stride,) * axes,
+        padding=[(1, 1)] * axes,
+        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+    )
+    return y[0]
+
+
+def _as_products(x: Array, weight: Array, stride: int) -> Array:
+    """The same as one matrix product over all neighbours: inside a scan, XLA's convolution on CPU is 20 times slower."""
+    axes, sizes = weight.ndim - 2, x.shape[:-1]
+    padded = jnp.pad(x, [(1, 1)] * axes + [(0, 0)])
+    shifts = itertools.product(range(3), repeat=axes)
+    near = [padded[tuple(slice(k, k + n, stride) for k, n in zip(shift, sizes))] for shift in shifts]
+    return jnp.concatenate(near, -1) @ weight.reshape(-1, weight.shape[-1])
 
 
 class GroupNorm(eqx.Module):

@@ -4,14 +4,17 @@ from kinema.motion.integrate import integrate
 from kinema.motion.invariants import Invariant, along, change
 from kinema.motion.law import FunctionLaw, Law, SecondOrder, Separable
 from kinema.motion.methods import ADJOINTS, METHODS
-from kinema.motion.stepping import EvenSteps
+from kinema.motion.readers import Dataset, read
+from kinema.motion.store import append, verify
 from kinema.motion.symplectic import Leapfrog, Yoshida4
 from kinema.motion.trajectory import Trajectory
+from kinema.motion.trees import leaf_names
+from kinema.motion.weights import load_weights, save_weights
 
 __all__ = [
     "ADJOINTS",
     "METHODS",
-    "EvenSteps",
+    "Dataset",
     "FunctionLaw",
     "Invariant",
     "Law",
@@ -21,6 +24,12 @@ __all__ = [
     "Trajectory",
     "Yoshida4",
     "along",
+    "append",
     "change",
     "integrate",
+    "leaf_names",
+    "load_weights",
+    "read",
+    "save_weights",
+    "verify",
 ]

@@ -51,7 +51,7 @@ class Dataset:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        named = trees.leaf_names(self.arrays)
+        named = {"x" if name == "." else name: array for name, array in trees.leaf_names(self.arrays).items()}
         if not named:
             raise InputError("the data has no arrays")
         size = _rows(*next(iter(named.items())))
@@ -124,6 +124,8 @@ def read(path: str | os.PathLike) -> Dataset:
 
 
 def _read_npz(path):
+    if not zipfile.is_zipfile(path):  # else NumPy takes it for a pickle
+        raise StoreCorrupt(f"{path} is not an .npz file, or cut short")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: _member(path, name, file) for name in file.files}

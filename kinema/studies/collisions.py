@@ -29,7 +29,7 @@ from kinema.studies.study import study
     "collisions",
     "Kang et al., 2025, arXiv 2411.02385",
     "A generator of two colliding balls obeys their law to a third of a typical step in 12 evaluations; one projection "
-    "by the world makes the law exact, and both together restore noisy, partly hidden motion better than the law alone.",
+    "by the world makes the law exact, and both together restore noisy, hidden motion better than the law alone.",
     title="Collisions, from simulation to verified motion",
     stage="pipeline",
 )

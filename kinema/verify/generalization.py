@@ -21,6 +21,7 @@ from kinema.errors import InputError, choose
 from kinema.motion import Trajectory
 from kinema.simulate import Balls, head_on, parabola, uniform_motion
 from kinema.simulate.ball_starts import can_meet, first_accepted, launched, meeting
+from kinema.simulate.world import nameless
 
 Bands = tuple[tuple[float, float], ...]  # a value is uniform in their union
 
@@ -66,8 +67,8 @@ def regimes(world: str) -> dict[str, Regime]:
     The name says what is out of distribution; in "cross" one ball has the low and the other the high values. Left out
     is what cannot be: two large fast balls are not 8 frames apart in the picture.
 
-    >>> draw(regimes("collision")["low v1"], 8, key=jr.key(0)).states["x"].shape
-    (8, 32, 2, 2)
+    >>> draw(regimes("collision")["low v1"], 64, key=jr.key(0)).states["x"].shape
+    (64, 32, 2, 2)
 
     Raises:
         InputError: unknown world.
@@ -190,7 +191,9 @@ def draw(regime: Regime, n: int, *, key: PRNGKeyArray) -> Trajectory:
     if not n > 0:
         raise InputError(f"n must be positive, got {n}")
     world = _WORLDS[regime.world]()
-    out, constants = _draw(world, regime, jr.split(key, n))
+    bands = jnp.array(regime.radius), jnp.array(regime.speed)
+    hole = jnp.array(regime.hole or (1.0, 0.0))
+    out, constants = _draw(nameless(world), *bands, hole, jnp.array(regime.mirrored), jr.split(key, n))
     labels = {"colour": jnp.full(n, regime.colour), "shape": jnp.full(n, _SHAPES.index(regime.shape))}
     counts = {"hits": out.hits, "pair_hits": out.pair_hits}
     meta = {"world": world.name, "units": world.units}
@@ -241,14 +244,13 @@ def velocity_error(
 
 
 @eqx.filter_jit
-def _draw(world: Balls, regime: Regime, keys):
-    balls = len(regime.radius)
+def _draw(world: Balls, radius, speed, hole, mirrored, keys):
+    """Bands (balls, bands, 2) of radius and speed, and `hole` (2,), are values: one compilation serves all regimes."""
+    balls = len(radius)
 
     def values(key):
-        keys = jr.split(key, (2, balls))
-        radius = [_in_bands(bands, k) for bands, k in zip(regime.radius, keys[0])]
-        speed = [_in_bands(bands, k) for bands, k in zip(regime.speed, keys[1])]
-        return jnp.stack(radius), jnp.stack(speed)
+        key_radius, key_speed = jr.split(key)
+        return _in_bands(radius, key_radius), _in_bands(speed, key_speed)
 
     def scene(radius):
         return world.given({"radius": radius, "mass": jnp.pi * radius**2})
@@ -257,31 +259,27 @@ def _draw(world: Balls, regime: Regime, keys):
         radius, speed = sample
         if balls == 1:
             return jnp.asarray(True)
-        low, high = regime.hole or (1.0, 0.0)
-        return can_meet(scene(radius), speed) & ~((speed >= low) & (speed <= high)).all()
+        return can_meet(scene(radius), speed) & ~((speed >= hole[0]) & (speed <= hole[1])).all()
 
     def one(index, key):
         key_values, key_place = jr.split(key)
         radius, speed = first_accepted(values, accept, key_values)
-        start = (launched if balls == 1 else meeting)(scene(radius), speed, key_place)
-        if regime.mirrored:
-            left = (index % 2 == 1)[None, None] & jnp.array([True, False])
-            start = {
-                "x": jnp.where(left, world.size - start["x"], start["x"]),
-                "v": jnp.where(left, -start["v"], start["v"]),
-            }
         made = scene(radius)
-        return made.replay(start, world.ts), made.constants | {"speed": speed}
+        start = (launched if balls == 1 else meeting)(made, speed, key_place)
+        left = mirrored & (index % 2 == 1) & jnp.array([True, False])
+        x, v = jnp.where(left, world.size - start["x"], start["x"]), jnp.where(left, -start["v"], start["v"])
+        return made.replay({"x": x, "v": v}, world.ts), made.constants | {"speed": speed}
 
     return jax.vmap(one)(jnp.arange(len(keys)), keys)
 
 
-def _in_bands(bands: Bands, key):
-    low, high = jnp.array(bands).T
-    below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(high - low)])
-    place = jr.uniform(key) * below[-1]
-    band = jnp.clip(jnp.searchsorted(below, place, side="right") - 1, 0, len(bands) - 1)
-    return low[band] + place - below[band]
+def _in_bands(bands, key):
+    """(balls,) values, each uniform in the union of its bands."""
+    low, length = bands[..., 0], bands[..., 1] - bands[..., 0]
+    ends = jnp.cumsum(length, -1)
+    place = jr.uniform(key, low.shape[:1]) * ends[:, -1]
+    band = jnp.minimum((place[:, None] >= ends).sum(-1, keepdims=True), low.shape[1] - 1)
+    return jnp.take_along_axis(low + place[:, None] - (ends - length), band, 1)[:, 0]
 
 
 def _turns(v):

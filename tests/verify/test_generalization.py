@@ -3,6 +3,7 @@
 import doctest
 import sys
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -12,12 +13,13 @@ from kinema import simulate, verify
 from kinema.errors import InputError
 from kinema.motion import Trajectory
 
+N = 64  # one number for all: one compilation a world
 LEVELS = {"r1", "v1", "r1 r2", "v1 v2", "r1 v1", "r1 r2 v1 v2"}
 
 
 @pytest.fixture(scope="module")
 def collision():
-    return verify.draw(verify.regimes("collision")["train"], 256, key=jr.key(0))
+    return verify.draw(verify.regimes("collision")["train"], N, key=jr.key(0))
 
 
 def with_x(traj, x):
@@ -52,11 +54,11 @@ def test_all_levels_are_there():
     ],
 )
 def test_values_are_within_their_bands(key, world, name, radius, speed):
-    traj = verify.draw(verify.regimes(world)[name], 256, key=key)
+    traj = verify.draw(verify.regimes(world)[name], N, key=key)
     for values, bands in ((traj.constants["radius"], radius), (traj.constants["speed"], speed)):
         low, high = np.array(bands).T
         assert (values >= low).all() and (values <= high).all()
-        assert (values.min(0) < low + 0.2 * (high - low)).all()
+        assert (values.min(0) < low + 0.3 * (high - low)).all()
 
 
 def test_two_balls_meet_in_time(collision):
@@ -88,7 +90,7 @@ def test_velocity_error_of_known_motion(collision):
 
 
 def test_velocity_error_counts_gravity_as_no_hit(key):
-    traj = verify.draw(verify.regimes("parabola")["train"], 64, key=key)
+    traj = verify.draw(verify.regimes("parabola")["train"], N, key=key)
     error = verify.velocity_error(with_x(traj, 1.1 * traj.states["x"]), traj)
     assert np.isnan(error.after) and error.mean == error.before > 0.1
 
@@ -101,15 +103,15 @@ def test_unseen_balls_are_counted_apart(collision):
 
 def test_gap_hole_and_flip(key):
     gap = verify.gap((1.0, 1.25), (3.75, 4.0))
-    inner = verify.draw(gap["train"], 512, key=key).constants["speed"]
-    assert bool(((inner <= 1.25) | (inner >= 3.75)).all()) and 0.4 < float((inner < 2).mean()) < 0.6
-    between = verify.draw(gap["test"], 64, key=key).constants["speed"]
+    inner = verify.draw(gap["train"], N, key=key).constants["speed"]
+    assert bool(((inner <= 1.25) | (inner >= 3.75)).all()) and 0.25 < float((inner < 2).mean()) < 0.75
+    between = verify.draw(gap["test"], N, key=key).constants["speed"]
     assert bool(((between >= 1.25) & (between <= 3.75)).all())
     hole = verify.hole(1.25, 4.0)
-    speed = verify.draw(hole["train"], 64, key=key).constants["speed"]
+    speed = verify.draw(hole["train"], N, key=key).constants["speed"]
     assert bool((speed.min(1) <= 1.25).all()) and float(speed.max()) > 2
     flip = verify.flip()
-    right = [float((verify.draw(flip[name], 64, key=key).states["v"][:, 0, 0, 0] > 0).mean()) for name in flip]
+    right = [float((verify.draw(flip[name], N, key=key).states["v"][:, 0, 0, 0] > 0).mean()) for name in flip]
     assert right == [1.0, 0.5, 1.0]
 
 
@@ -127,11 +129,14 @@ def test_conflicts():
     assert shapes.train[1].radius == (((1.05, 1.4),),)
 
 
-def test_parsed_truth_has_a_small_velocity_error(key):
-    world = simulate.head_on(radius=1.0)
-    traj = world.simulate(8, key=key)
-    film = jnp.stack([jnp.stack([world.render({"x": x}, pixels=64) for x in xs[:1]]) for xs in traj.states["x"][:1]])
-    assert film.shape == (1, 1, 64, 64, 3)
+def test_parsed_truth_has_a_small_velocity_error(collision):
+    """Films of 64 pixels, radii of each trajectory; the paper's parser has 0.010 at 256 pixels."""
+    world, few = simulate.head_on(), collision[:6]
+    render = jax.vmap(lambda x, radius: world.given({"radius": radius}).render({"x": x}, pixels=(64, 64)), (0, None))
+    film = jax.jit(jax.vmap(render))(few.states["x"], few.constants["radius"])
+    state, seen = simulate.parse(film, simulate.render.PALETTE[:2], world.dt, width=10.0)
+    error = verify.velocity_error(with_x(few, state["x"]), few, seen=seen)
+    assert 0 < error.mean < 0.02 and error.unseen == 0
 
 
 @pytest.mark.parametrize(

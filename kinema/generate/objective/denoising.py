@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from kinema.errors import InputError
 from kinema.generate.fields import Moments, convert
-from kinema.generate.generator import Generator, centre
+from kinema.generate.generator import AbstractGenerator, centre
 from kinema.generate.objective.weighting import named_times, named_weighting, stratified_times
 
 
@@ -30,7 +30,7 @@ class Denoising(eqx.Module):
     `unconditional` replaces the label by the null label with that probability, as classifier-free guidance needs.
 
     Raises:
-        InputError: an unknown name; `unconditional` outside [0, 1) or without `null`.
+        InputError: an unknown name; `unconditional` outside [0, 1), without `null` or without labels.
     """
 
     weight: str | Callable = "noise"
@@ -47,7 +47,7 @@ class Denoising(eqx.Module):
         if self.unconditional > 0 and self.null is None:
             raise InputError("unconditional > 0 needs null, the label that means 'no label'")
 
-    def __call__(self, generator: Generator, batch, key) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def __call__(self, generator: AbstractGenerator, batch, key) -> tuple[Float[Array, ""], dict[str, Array]]:
         batch = batch if isinstance(batch, dict) and "x1" in batch else {"x1": batch}
         n = jax.tree.leaves(batch["x1"])[0].shape[0]
         key_times, key_samples = jr.split(key)
@@ -57,13 +57,15 @@ class Denoising(eqx.Module):
         )
         return losses.mean(), {}
 
-    def one(self, generator: Generator, key, t, sample: dict[str, PyTree]) -> Float[Array, ""]:
+    def one(self, generator: AbstractGenerator, key, t, sample: dict[str, PyTree]) -> Float[Array, ""]:
         """The loss of one sample at time t."""
         key_noise, key_drop, key_augment = jr.split(key, 3)
         x1, cond, x0 = sample["x1"], sample.get("cond"), sample.get("x0")
         if self.augment is not None:
             x1 = self.augment(key_augment, x1)
         if self.unconditional > 0:
+            if cond is None:
+                raise InputError("unconditional > 0 needs labels: a batch is a dict with x1 and cond")
             cond = jnp.where(jr.bernoulli(key_drop, self.unconditional), self.null, cond)
         noised = generator.path.perturb(key_noise, t, x1, x0)
         moments = Moments.at(generator.path, t)
@@ -87,7 +89,7 @@ def edm(**options) -> Denoising:
     return Denoising(**{"weight": "residual", "times": "log-normal-noise"} | options)
 
 
-def _own_units(generator: Generator, to_data, noised, moments: Moments, x0) -> PyTree:
+def _own_units(generator: AbstractGenerator, to_data, noised, moments: Moments, x0) -> PyTree:
     """What the network should have returned: the field it predicts, at the known data and noise."""
     if generator.predicts == "data":
         return noised.x1

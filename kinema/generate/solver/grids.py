@@ -77,7 +77,7 @@ class Grid:
         if self.locate is None:
             raise InputError("a point between grid times is needed, so the grid must come from a path or a table")
         t, a, b, s = self.locate(-np.log(kappa))
-        if not (a > 0 and np.isclose(s / a, kappa, rtol=1e-6)):
+        if not (t <= 1 and a > 0 and np.isclose(s / a, kappa, rtol=1e-6)):
             raise InputError(f"the noise ratio {kappa:.6g} is outside the path; lower the noise that is put back")
         return t, a, b, s
 

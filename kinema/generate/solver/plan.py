@@ -99,7 +99,8 @@ class Plan:
         """The plan as text; `from_json` reads it back exactly."""
         grid = {name: getattr(self.grid, name).tolist() for name in ("times", "a", "b", "s")}
         head = {"name": self.name, "extrapolates": self.extrapolates, "notes": list(self.notes)}
-        return json.dumps(head | {"grid": grid | {"clean": self.grid.clean}} | self._body())
+        shallow = [plan._body() for plan in self.fallback]
+        return json.dumps(head | {"grid": grid | {"clean": self.grid.clean}, "fallback": shallow} | self._body())
 
     @staticmethod
     def from_json(text: str) -> "Plan":
@@ -110,16 +111,20 @@ class Plan:
         """
         try:
             content = json.loads(text)
-            head = {"name": content.pop("name"), "extrapolates": content.pop("extrapolates")}
-            head |= {"grid": Grid(**content.pop("grid")), "notes": tuple(content.pop("notes"))}
-            shallow = tuple(Plan(**head, **body) for body in content.pop("fallback"))
-            return Plan(**head, **content, fallback=shallow)
+            grid = {name: np.asarray(v) if name != "clean" else v for name, v in content.pop("grid").items()}
+            head = {name: content.pop(name) for name in ("name", "extrapolates")}
+            head |= {"grid": Grid(**grid), "notes": tuple(content.pop("notes"))}
+
+            def read(body: Mapping[str, list]) -> Plan:
+                return Plan(**head, **{name: np.asarray(values) for name, values in body.items()})
+
+            shallow = tuple(read(body) for body in content.pop("fallback"))
+            return replace(read(content), fallback=shallow)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"text is not a plan: {error}") from error
 
     def _body(self) -> dict[str, Any]:
-        body = {name: getattr(self, name).tolist() for name in COLUMNS}
-        return body | ({"fallback": [shallow._body() | {"fallback": []} for shallow in self.fallback]})
+        return {name: getattr(self, name).tolist() for name in COLUMNS}
 
     def _fits(self, name: str, shape: tuple[int, ...]) -> bool:
         head = {"M": (len(self.t), 2), "d": (len(self.t), 2)}.get(name, (len(self.t),))
