@@ -3,8 +3,8 @@
     python benchmarks/balls.py            # about a minute
     python benchmarks/balls.py --hits 200 --balls 2 4
 
-Each line runs `worlds` boxes of n balls until they have had about `hits` hits each, in one call. The best of five calls counts;
-"cpu" is per second of processor time of all threads, which a crowded machine changes less.
+Each line runs `worlds` boxes of n balls until they have had about `hits` hits each, in one call. The best of five
+calls counts; "per cpu s" is per second of processor time of all threads, which a crowded machine changes less.
 """
 
 import argparse
@@ -93,13 +93,12 @@ def main() -> None:
     parser.add_argument("--hits", type=int, default=1000)
     args = parser.parse_args()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, float32")
-    print(
-        f"{'':12}{'balls':>6}{'worlds':>8}{'hits/world':>12}{'hits/s':>10}{'per cpu s':>11}{'drift':>9}{'compile s':>11}"
-    )
+    names = ("hits/world", 12), ("hits/s", 10), ("per cpu s", 11), ("drift", 9), ("compile", 9)
+    print(f"{'':12}{'balls':>6}{'worlds':>8}" + "".join(f"{name:>{width}}" for name, width in names))
 
     def line(name, n, worlds, result):
         rate = f"{result['hits']:12.0f}{result['wall']:10.2g}{result['cpu']:11.2g}"
-        print(f"{name:12}{n:6}{worlds:8}{rate}{result['drift']:9.1g}{result['compile']:11.1f}", flush=True)
+        print(f"{name:12}{n:6}{worlds:8}{rate}{result['drift']:9.1g}{result['compile']:9.1f}", flush=True)
 
     for worlds in args.worlds:
         for n in args.balls:

@@ -61,5 +61,5 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        name = module.split(".")[0]
+        name = module.split(".", maxsplit=1)[0]
         raise MissingExtra(f"{name} is not installed; pip install 'kinema[{extra}]' brings it") from error

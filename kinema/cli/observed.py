@@ -19,8 +19,9 @@ UNSEEN = 1e9  # noise of an array that the file does not have
 def read_observed(file: Path, sample: SampleSpec, noise: dict[str, Any]) -> Observed:
     """The motion in a file as an observation of the states that a run generates.
 
-    A frame is hidden where any number is NaN (in .npz and .zarr), or where the array `seen` (n, frames) is 0. The standard deviation of
-    the noise is `noise`, else `meta["noise"]`. States that the file does not have count as never seen.
+    A frame is hidden where any number is NaN (in .npz and .zarr), or where the array `seen` (n, frames) is 0. The
+    standard deviation of the noise is `noise`, else `meta["noise"]`. States that the file does not have count as never
+    seen.
 
     Raises:
         InputError: names or shapes of another motion than the run's; no noise given.

@@ -118,7 +118,9 @@ def solve_adaptive(
     if form not in FORMS:
         raise InputError(f"form must be 'ode' or 'sde', got {form!r}")
     if between is not None and not segments:
-        raise InputError("between acts at the ends of segments: an adaptive solve has no steps of a grid; give segments=[t, ..]")
+        raise InputError(
+            "between acts at the ends of segments: an adaptive solve has no steps of a grid; give segments=[t, ..]"
+        )
     law = gen.law(noise_level if form == "sde" else 0.0, cond, x0)
     if form == "sde" and law.deterministic:
         raise InputError("noise_level=0 is the probability flow: use form='ode'")

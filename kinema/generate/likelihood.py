@@ -66,7 +66,9 @@ def log_prob(
         raise InputError(f"probes must be at least 1, got {probes}")
     for leaf in jax.tree.leaves(x):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise InputError(f"x must be floating point, got {jnp.result_type(leaf)}: a density of whole numbers means nothing; dequantise them")
+            raise InputError(
+                f"x must be floating point, got {jnp.result_type(leaf)}: a density of whole numbers means nothing; dequantise them"
+            )
     path = gen.path
     if path.origin == "endpoint":
         raise InputError(f"{type(path).__name__} starts from a random endpoint, whose density is not known")
@@ -96,7 +98,9 @@ def bits_per_dim(log_prob: Any, levels: int, dim: int, *, width: float = 2.0) ->
     """
     log_prob = jnp.asarray(log_prob)
     if not jnp.issubdtype(log_prob.dtype, jnp.floating):
-        raise InputError(f"log_prob must be log densities in nats, got {log_prob.dtype}: dequantise data and take its log_prob")
+        raise InputError(
+            f"log_prob must be log densities in nats, got {log_prob.dtype}: dequantise data and take its log_prob"
+        )
     if levels < 1 or dim < 1 or not width > 0:
         raise InputError(f"levels, dim and width must be positive, got levels={levels}, dim={dim}, width={width}")
     return -log_prob / (dim * np.log(2)) + np.log2(levels / width)
@@ -111,7 +115,7 @@ def dequantise(values: Any, levels: int, *, key) -> Array:
     values = np.asarray(values)
     if values.dtype.kind not in "iu":
         raise InputError(f"values must be whole numbers, got {values.dtype}")
-    if values.size and not (0 <= values.min() and values.max() < levels):
+    if values.size and not (values.min() >= 0 and values.max() < levels):
         raise InputError(f"values must be in 0 .. {levels - 1}, got {values.min()} to {values.max()}")
     return 2 * (jnp.asarray(values, jnp.result_type(float)) + jr.uniform(key, values.shape)) / levels - 1
 

@@ -38,8 +38,8 @@ class Normal(NoiseLaw):
         return structure.unflatten(jr.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves))
 
     def log_prob(self, z: PyTree) -> Float[Array, ""]:
-        leaves = jax.tree.leaves(z)
-        return sum(-0.5 * jnp.sum(leaf**2) - 0.5 * leaf.size * jnp.log(2 * jnp.pi) for leaf in leaves)
+        flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(z)])
+        return -0.5 * jnp.sum(flat**2) - 0.5 * flat.size * jnp.log(2 * jnp.pi)
 
     def score(self, z: PyTree) -> PyTree:
         return jax.tree.map(jnp.negative, z)

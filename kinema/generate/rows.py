@@ -58,7 +58,7 @@ class Rows(eqx.Module):
     @property
     def memory(self) -> int:
         """Past outputs that a state carries from one micro-step to the next."""
-        return max(self.M.shape[-1] - 3, int("E" in self.uses))
+        return max(self.M.shape[2] - 3, int("E" in self.uses))
 
     def __getitem__(self, j) -> "Rows":
         """Row j of every column."""

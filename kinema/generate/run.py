@@ -14,6 +14,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 
 from kinema import models
@@ -120,8 +121,8 @@ def load_run(folder: str | os.PathLike) -> Run:
     folder = FilePath(folder)
     config = read_config(folder)
     like = eqx.filter_eval_shape(lambda: build(config, key=jr.key(0)))
-    number = jax.ShapeDtypeStruct(config.sample.shape[-1:], "float32")
-    codec = Codec(number, number, config.sample.names)
+    numbers = jnp.zeros(config.sample.shape[-1:], "float32")
+    codec = Codec(numbers, numbers, config.sample.names)
     loaded = load_weights(folder / "weights.safetensors", {"net": like.net, "codec": codec})
     return Run(eqx.tree_at(lambda g: g.net, like, loaded["net"]), loaded["codec"], config)
 

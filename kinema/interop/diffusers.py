@@ -27,7 +27,6 @@ except ImportError:
     require("diffusers", "diffusers")
     raise
 
-SMALLEST_SIGNAL = 2**-24  # stands for 0 in a table that ends without data, as in diffusers
 PATHLESS = {name: named for name, named in SOLVERS.items() if name not in ("euler-maruyama", "predictor-corrector")}
 
 
@@ -87,7 +86,8 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
             rescale_betas_zero_snr=rescale_betas_zero_snr,
         ).alphas_cumprod.clone()
         if rescale_betas_zero_snr:
-            self.alphas_cumprod[-1] = SMALLEST_SIGNAL
+            # Stands for 0, whose ratio to the noise is no number; below its neighbour, which may be as small as 1e-9.
+            self.alphas_cumprod[-1] = min(2**-24, float(self.alphas_cumprod[-2]) / 4)
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
         self.timesteps = torch.arange(len(self) - 1, -1, -1)

@@ -64,7 +64,7 @@ def _as_convolution(x: Array, weight: Array, stride: int) -> Array:
 
 
 def _as_products(x: Array, weight: Array, stride: int) -> Array:
-    """The same as one matrix product over all neighbours: inside a scan, XLA's convolution on CPU is 20 times slower."""
+    """The same as one product over all neighbours. Inside a scan XLA runs a convolution on CPU over 20 times slower."""
     axes, sizes = weight.ndim - 2, x.shape[:-1]
     padded = jnp.pad(x, [(1, 1)] * axes + [(0, 0)])
     shifts = itertools.product(range(3), repeat=axes)

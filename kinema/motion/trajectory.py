@@ -113,7 +113,9 @@ class Trajectory(eqx.Module):
 
     def __iter__(self) -> Iterator["Trajectory"]:
         """The trajectories of the ensemble, one by one."""
-        return (self[i] for i in range(self.ensemble or 0)) if self.ensemble is not None else iter((self,))
+        if self.ensemble is None:
+            raise InputError("this is a single trajectory, without an ensemble to go through")
+        return (self[i] for i in range(self.ensemble))
 
     def interpolate(self, t: Any) -> PyTree:
         """The state at a time `t`, or states at times of shape (m,), with the accuracy of the solver.

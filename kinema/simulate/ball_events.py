@@ -188,12 +188,8 @@ def _advance(rules: Rules, bodies: Bodies, gaps: Array, energy: Array, now: _Now
     x, v = _fly(rules, bodies, x, v, dt)
 
     wall_turn, pair_turn = ~arrives & (t_wall <= t_pair), ~arrives & (t_pair < t_wall)
-    turned, sides, first, second = (
-        jnp.zeros(x.shape, bool),
-        jnp.zeros_like(x),
-        jnp.zeros_like(frame),
-        jnp.zeros_like(frame),
-    )
+    turned, sides = jnp.zeros(x.shape, bool), jnp.zeros_like(x)
+    first = second = jnp.zeros_like(frame)
     if walls is not None:
         # All walls reached together: axes commute, so a corner is exact. The sign of v decides, so no wall hits twice.
         turned = wall_turn & (walls <= t_wall)
@@ -262,11 +258,8 @@ def _collide(bodies, energy, x, v, first, second, real):
     total = m1 + m2
     # Divided by d.d, not s^2: a reflection that keeps |u| even where |d| is not s to the last bit.
     after = u - 2 * _dot(d, u) / jnp.where(real, _dot(d, d), 1) * d
-    lost = (
-        (energy - _energy(bodies, x, v))
-        * total
-        / jnp.maximum(jnp.where(real, m1 * m2 * _dot(after, after), 1), jnp.finfo(x.dtype).tiny)
-    )
+    relative = jnp.where(real, m1 * m2 / total * _dot(after, after), 1)
+    lost = (energy - _energy(bodies, x, v)) / jnp.maximum(relative, jnp.finfo(x.dtype).tiny)
     after = after * (1 + jax.lax.stop_gradient(jnp.clip(lost, -_FEEDBACK, _FEEDBACK)))
     return v + (is_second * (m1 / total) - is_first * (m2 / total)) * (after - u)[:, None]
 

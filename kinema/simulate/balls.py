@@ -204,7 +204,7 @@ class Balls(World):
         return Contacts(jnp.stack([low, high], -1) if self.walls else None, pair_gaps(x, self.radius), acceleration)
 
     def check(self, states: States) -> None:
-        """Refuse states (any leading axes) with balls that overlap, are outside, or rest on the floor.
+        """Refuse states (any leading axes) with balls that overlap, are outside, rest on the floor, or are not finite.
 
         Looks at values, so inside compiled code nothing is refused.
 
@@ -215,11 +215,12 @@ class Balls(World):
         if not known(states, self.radius, self.size):
             return
         x, v, radius, size = (np.asarray(a, np.float64) for a in (states["x"], states["v"], self.radius, self.size))
+        _refuse(~np.isfinite(x + v).all(-1), "ball {} has a number that is not finite")
         slack = _OVERLAP * radius.min()
         gaps = np.minimum(x - radius[:, None], size - radius[:, None] - x)
         _refuse(self.walls & (gaps < -slack).any(-1), "ball {} is outside the box")
         resting = (x[..., 1] - radius <= slack) & (np.abs(v[..., 1]) <= _OVERLAP**2)
-        _refuse(self.walls & self.falls & resting, "ball {} rests on the floor, where elastic hits never end,")
+        _refuse(self.walls & self.falls & resting, "ball {} rests on the floor, where hits never end,")
         distance = np.linalg.norm(x[..., None, :, :] - x[..., :, None, :], axis=-1)
         overlap = np.triu(distance - radius[:, None] - radius < -slack, 1)
         _refuse(overlap, "balls {} and {} overlap")
@@ -282,12 +283,11 @@ def _separate(world, x):
 
 
 def _refuse(bad: np.ndarray, what: str) -> None:
-    found = np.argwhere(bad)
-    if len(found):
-        *lead, i = found[0] if "and" not in what else found[0][:-1]
-        balls = (i,) if "and" not in what else (i, found[0][-1])
+    """Name the first of `bad` (states, balls that `what` has places for)."""
+    for found in np.argwhere(bad)[:1]:
+        *lead, _ = found if what.count("{}") == 1 else found[:-1]
         where = f" in state {', '.join(map(str, lead))}" if lead else ""
-        raise InputError(f"state: {what.format(*balls)}{where}")
+        raise InputError(f"{what.format(*found[len(lead) :])}{where}")
 
 
 def _budget_message(max_events):

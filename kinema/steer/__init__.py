@@ -7,8 +7,8 @@ __getattr__, __dir__, __all__ = attach(
     {
         "best_of": ["BestOf"],
         "controller": ["Budget", "Controller", "Ledger", "Particles", "Scene"],
-        "fit_motion": ["fit_motion"],
         "law_projection": ["LawProjection"],
+        "motion_fit": ["fit_motion"],
         "particle_filter": ["ParticleFilter"],
         "resampling": ["ess", "logmeanexp", "multinomial", "residual", "stratified", "systematic"],
         "restoration": ["Observed", "Restoration", "restore"],

@@ -73,7 +73,9 @@ class Span(eqx.Module):
             raise InputError(f"a projection acts on samples that are one array, got {jax.tree.structure(like)}")
         size = self.Q.shape[1]
         if size not in (like.shape[-1], like.size):
-            raise InputError(f"Q has {size} columns; the sample of shape {like.shape} needs {like.shape[-1]} or {like.size}")
+            raise InputError(
+                f"Q has {size} columns; the sample of shape {like.shape} needs {like.shape[-1]} or {like.size}"
+            )
 
     def like(self, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         k, size = self.Q.shape
@@ -102,7 +104,9 @@ class Replacement(Conditioning):
         if not shared:
             for leaf in jax.tree.leaves(values):
                 if leaf.shape[:1] != (particles.size,):
-                    raise InputError(f"value must be known to all samples or have a leading axis of {particles.size}, got {leaf.shape}")
+                    raise InputError(
+                        f"value must be known to all samples or have a leading axis of {particles.size}, got {leaf.shape}"
+                    )
         _compare("value", jax.tree.map(lambda leaf: _struct(leaf, int(not shared)), values), wanted)
         aux = jax.tree.map(
             lambda leaf, like: jnp.broadcast_to(leaf, (particles.size, *like.shape)).astype(like.dtype), values, wanted

@@ -42,7 +42,7 @@ class LawProjection(Controller):
 
     def project(self, states: PyTree) -> PyTree:
         """One motion `(frames, ...)` moved onto the law."""
-        frame = self.world.frames // 2 if self.anchor == "middle" else self.anchor
+        frame = self.world.frames // 2 if isinstance(self.anchor, str) else self.anchor
         state = self.world.retract(jax.tree.map(lambda leaf: leaf[frame], states))
         return self.world.flow(state, (np.arange(self.world.frames) - frame) * self.world.dt)
 

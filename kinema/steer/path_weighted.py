@@ -98,7 +98,10 @@ class PathWeighted(Controller):
             edited = self.inner.edit(row.t, x, data, aux, scene, None)
             terms = {0: state.x, 2: push(row, state, raw)}
             used = [(row.M[0, i], terms[i]) for i in scene.rows.columns[0]]
-            mean = jax.tree.map(lambda *leaves: sum(c * leaf for (c, _), leaf in zip(used, leaves)) + row.d[0], *(term for _, term in used))
+            mean = jax.tree.map(
+                lambda *leaves: sum(c * leaf for (c, _), leaf in zip(used, leaves)) + row.d[0],
+                *(term for _, term in used),
+            )
             pull = row.M[0, 2] * row.from_data
             moved = jax.tree.map(lambda new, old: pull * (new - old), scene.encode(edited), scene.encode(data))
             return Proposal(edited, mean, moved, self.inner.log_likelihood(row.t, x, data, aux, scene))

@@ -8,12 +8,15 @@ frames begin Levenberg-Marquardt fits of an exact motion to y, and the closest i
 Reference: Lugmayr et al. 2022 (drawing again what is hidden); Levenberg 1944, Marquardt 1963.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random as jr
-from jaxtyping import Array, Bool, PyTree
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, PyTree
 
 from kinema.errors import InputError
 from kinema.generate.codec import Codec
@@ -24,7 +27,7 @@ from kinema.generate.solver.plan import Plan
 from kinema.generate.solver.stochastic import ancestral
 from kinema.simulate.world import World
 from kinema.steer.controller import Controller, Ledger, Particles, Scene
-from kinema.steer.fit_motion import fit_motion
+from kinema.steer.motion_fit import fit_motion
 from kinema.steer.rounds import SteerResult, steer
 
 HIDDEN = 50.0  # noise of so many standard deviations of the data says nothing
@@ -50,20 +53,32 @@ class Observed(eqx.Module):
                 raise InputError(f"noise of {name} must be positive, got {level}")
             if self.states[name].shape[:2] != self.seen.shape:
                 raise InputError(f"seen must have shape {self.states[name].shape[:2]}, got {self.seen.shape}")
-        if not isinstance(self.seen, jax.core.Tracer) and not bool(self.seen.any(1).all()):
+        if not isinstance(self.seen, Tracer) and not bool(self.seen.any(1).all()):
             raise InputError(f"motion {int(np.argmin(np.asarray(self.seen).any(1)))} is not seen in any frame")
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """One over the noise of each number, 0 where it is hidden."""
+
+        def over(name: str) -> Array:
+            leaf = self.states[name]
+            return jnp.broadcast_to(self.seen.reshape(*self.seen.shape, *(1,) * (leaf.ndim - 2)), leaf.shape)
+
+        return {name: over(name) / noise for name, noise in self.noise.items()}
 
 
 class Restoration(Controller):
     """Hold what was seen while a plan of `restoration_plan` draws the rest; then fit the law, if a `world` is given.
 
-    `last` rounds are averaged. `starts` are the frames at which fits of `iterations` steps begin.
+    `levels` is the noise of each stacked array in units of the data's spread, in the codec's order; `last` rounds are
+    averaged. `starts` are the frames at which fits of `iterations` steps begin.
 
     Raises:
         InputError: a start outside the world's frames; fewer than 1 iteration or round.
     """
 
     observed: Observed
+    levels: Float[Array, " arrays"]
     world: World | None = None
     last: int = eqx.field(static=True, default=8)
     starts: tuple[int, ...] = eqx.field(static=True, default=())
@@ -75,12 +90,6 @@ class Restoration(Controller):
         if self.world is not None and any(not 0 <= frame < self.world.frames for frame in self.starts):
             raise InputError(f"starts must be frames in 0 .. {self.world.frames - 1}, got {self.starts}")
 
-    def check(self, scene: Scene, stochastic: bool) -> None:
-        if scene.codec is None or sorted(scene.codec.names) != sorted(self.observed.states):
-            raise InputError(
-                f"the observation has {sorted(self.observed.states)}; the generator's states must be the same"
-            )
-
     def memory(self, n: int) -> PyTree:
         """The observation, and the mean of the last predictions."""
         states = self.observed.states
@@ -89,10 +98,9 @@ class Restoration(Controller):
     def arrive(self, t, x: PyTree, aux: PyTree, scene: Scene, key) -> PyTree:
         states, seen, _ = aux
         a, _, s = scene.generator.path.coefficients(t)
-        noise = jnp.array([self.observed.noise[name] for name in scene.codec.names]) / scene.codec.std
-        extra = jnp.sqrt(jnp.maximum((s / a) ** 2 - noise**2, 0))
+        extra = jnp.sqrt(jnp.maximum((s / a) ** 2 - self.levels**2, 0))
         held = a * (scene.encode(states) + extra * jr.normal(key, x.shape))
-        known = seen.reshape(-1, *(1,) * (x.ndim - 1)) & (noise < HIDDEN)
+        known = seen.reshape(-1, *(1,) * (x.ndim - 1)) & (self.levels < HIDDEN)
         return jnp.where(known, held, x)
 
     def update(self, particles: Particles, data: PyTree, scene: Scene, ledger: Ledger, key) -> tuple[Particles, Ledger]:
@@ -108,13 +116,9 @@ class Restoration(Controller):
     def finish(self, x: PyTree, particles: Particles, scene: Scene, ledger: Ledger, key):
         states, seen, mean = particles.aux
         if self.world is not None:
-            weight = {name: 1 / noise for name, noise in self.observed.noise.items()}
-            mean = jax.vmap(lambda guess, y, where: self._fit(guess, y, where, weight))(mean, states, seen)
+            fit = partial(fit_motion, self.world, starts=self.starts, iterations=self.iterations)
+            mean = jax.vmap(fit)(mean, states, self.observed.weights)
         return mean, particles.log_weight, ledger
-
-    def _fit(self, guess: PyTree, states: PyTree, seen: Bool[Array, " frames"], weight: dict[str, float]) -> PyTree:
-        weights = {name: weight[name] * _over(seen, leaf) for name, leaf in states.items()}
-        return fit_motion(self.world, guess, states, weights, starts=self.starts, iterations=self.iterations)
 
 
 def restore(
@@ -139,10 +143,12 @@ def restore(
         InputError: an observation of other states than the generator's, or one that only has noise.
     """
     n = observed.seen.shape[0]
-    noise = [observed.noise[name] / float(codec.std[i]) for i, name in enumerate(codec.names)]
-    plan = restoration_plan(gen.path, max([level for level in noise if level < HIDDEN], default=0.0), rounds)
+    if sorted(codec.names) != sorted(observed.states):
+        raise InputError(f"the generator's states are {sorted(codec.names)}, those observed {sorted(observed.states)}")
+    levels = np.array([observed.noise[name] for name in codec.names]) / np.asarray(codec.std)
+    plan = restoration_plan(gen.path, float(max(levels[levels < HIDDEN], default=0.0)), rounds)
     like = jax.eval_shape(codec.encode, jax.tree.map(lambda leaf: leaf[0], observed.states))
-    controller = Restoration(observed, world, last=max(1, rounds // 2))
+    controller = Restoration(observed, jnp.asarray(levels, jnp.float32), world, last=max(1, rounds // 2))
     return steer(gen, plan, controller, n, key=key, shape=like, codec=codec, cond=cond)
 
 
@@ -167,8 +173,3 @@ def restoration_plan(path, noise: float, rounds: int, *, settle: float = 0.25) -
     # Rounds at one level: times that rise by next to nothing, so that the grid still increases.
     times = np.maximum.accumulate(times) * (1 - 1e-6) + 1e-6 * times[-1] * np.linspace(0, 1, rounds)
     return ancestral(path, from_times(path, times, clean=True), eta=1e9)
-
-
-def _over(seen: Bool[Array, " frames"], like: Array) -> Array:
-    """1 where seen, along the first axis of `like`."""
-    return jnp.broadcast_to(seen.reshape(-1, *(1,) * (like.ndim - 1)), like.shape).astype(like.dtype)

@@ -19,7 +19,7 @@ from kinema.generate.training import train
 from kinema.motion import Trajectory
 from kinema.simulate import Balls, make
 from kinema.steer import BestOf, LawProjection, Observed, restore, steer
-from kinema.steer.fit_motion import fit_motion
+from kinema.steer.motion_fit import fit_motion
 from kinema.verify.distances import energy_distance
 from kinema.verify.laws import LawErrors, laws, replay_error
 
@@ -198,7 +198,8 @@ def time_ratio(run: Run, plan: Plan, controller: LawProjection, n: int, key, rep
     def projected():
         return steer(run.generator, plan, controller, n, key=key, shape=shape, codec=codec)
 
-    plain(), projected()
+    for once in (plain, projected):
+        once()
     return float(np.median([seconds(projected) / seconds(plain) for _ in range(repeats)]))
 
 
@@ -248,12 +249,11 @@ def law_alone(world: Balls, observed: Observed) -> PyTree:
     """Fits of the exact motion that begin at what was seen, hidden frames filled by straight lines."""
 
     @jax.jit
-    def fit(states, seen):
+    def fit(states, seen, weights):
         guess = jax.tree.map(lambda leaf: _fill(leaf, seen), states)
-        over = {name: seen.reshape(-1, 1, 1) / observed.noise[name] + 0 * leaf for name, leaf in states.items()}
-        return fit_motion(world, guess, states, over)
+        return fit_motion(world, guess, states, weights)
 
-    return jax.vmap(fit)(observed.states, observed.seen)
+    return jax.vmap(fit)(observed.states, observed.seen, observed.weights)
 
 
 def simulate_all(sizes: Sizes, *, key) -> tuple[Balls, Trajectory, Trajectory]:

@@ -75,7 +75,7 @@ def tables(results: Sequence[Measured]) -> list[Table]:
 
 def turned(table: Table, corner: str) -> Table:
     """The table with rows and columns exchanged, which fits a terminal and a phone."""
-    names = [row[0] for row in table.rows]
+    names = [str(row[0]) for row in table.rows]
     rows = [(law, *cells) for law, *cells in zip(table.columns[1:], *(row[1:] for row in table.rows))]
     return Table(table.title, (corner, *names), rows, table.note)
 

@@ -67,7 +67,7 @@ def write_digits(file: Path) -> Path:
 def split(data: Dataset) -> tuple[Dataset, Dataset]:
     """Digits to train on and digits to judge by."""
     first, rest = slice(0, TRAINED), slice(TRAINED, None)
-    return tuple(Dataset(data.arrays[part], data.labels[part]) for part in (first, rest))
+    return Dataset(data.arrays[first], data.labels[first]), Dataset(data.arrays[rest], data.labels[rest])
 
 
 def classifier(data: Dataset):

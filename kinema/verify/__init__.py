@@ -1,5 +1,14 @@
-"""Does a motion obey its law, and does a model know it."""
+"""Does a motion obey its law, is it distributed as it should be, and does a model know the law."""
 
+from kinema.verify.distances import (
+    ClassifierTest,
+    PermutationTest,
+    classifier_two_sample,
+    energy_distance,
+    mmd,
+    permutation_test,
+    sliced_wasserstein,
+)
 from kinema.verify.generalization import (
     Conflict,
     Regime,
@@ -13,19 +22,28 @@ from kinema.verify.generalization import (
     velocity_error,
 )
 from kinema.verify.laws import LawErrors, laws, replay_error
+from kinema.verify.table import law_table
 
 __all__ = [
+    "ClassifierTest",
     "Conflict",
     "LawErrors",
+    "PermutationTest",
     "Regime",
     "VelocityError",
+    "classifier_two_sample",
     "conflict",
     "draw",
+    "energy_distance",
     "flip",
     "gap",
     "hole",
+    "law_table",
     "laws",
+    "mmd",
+    "permutation_test",
     "regimes",
     "replay_error",
+    "sliced_wasserstein",
     "velocity_error",
 ]

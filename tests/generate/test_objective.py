@@ -58,9 +58,9 @@ def test_loss_of_the_exact_posterior_is_its_variance(path, weight, key):
 def test_gradient_vanishes_at_the_exact_posterior(key):
     """Scale and offset of the prediction; and it points back from elsewhere."""
     oracle, n = MixturePosterior(VP(), np.array([[0.5, -1.0], [-1.0, 1.0]]), VARIANCE), 1024
-    x1 = jax.vmap(oracle.draw)(jr.split(key, n))
 
     def loss(scale, offset, key):
+        x1 = jax.vmap(oracle.draw)(jr.split(jr.fold_in(key, 1), n))
         model = Model(oracle.path, lambda t, x, cond: scale * oracle.raw(t, x) + offset)
         return Denoising(weight="noise", times=lambda path, q: 0.2 + 0.6 * q)(model, x1, key)[0]
 

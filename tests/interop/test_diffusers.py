@@ -13,6 +13,7 @@ from kinema.generate.solver import SOLVERS
 from kinema.interop.diffusers import PATHLESS, KinemaScheduler
 
 diffusers.utils.logging.set_verbosity_error()
+torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 SHAPE = (2, 3, 8, 8)
 
 
@@ -46,34 +47,25 @@ def difference(x, reference):
     return float((x - reference).abs().max() / reference.abs().max())
 
 
-DPM = ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"})
+DPM, UNIPC, DEIS = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"
+LOWER, SCALED = {"lower_final": True}, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+# peer, its own options, options of both, our solver, its options
 CASES = {
-    "2m": (*DPM, {}, "dpmpp-2m", {"lower_final": True}),
-    "2m-heun": (*DPM, {"solver_type": "heun"}, "dpmpp-2m", {"lower_final": True, "variant": "heun"}),
-    "2m-trailing": (*DPM, {"timestep_spacing": "trailing"}, "dpmpp-2m", {"lower_final": True}),
-    "2m-leading": (*DPM, {"timestep_spacing": "leading", "steps_offset": 1}, "dpmpp-2m", {"lower_final": True}),
-    "2m-karras": (*DPM, {"use_karras_sigmas": True}, "dpmpp-2m", {"lower_final": True}),
-    "2m-sigma-min": (*DPM, {"final_sigmas_type": "sigma_min"}, "dpmpp-2m", {"lower_final": True}),
-    "2m-scaled-linear": (
-        *DPM,
-        {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
-        "dpmpp-2m",
-        {"lower_final": True},
-    ),
-    "2m-cosine": (*DPM, {"beta_schedule": "squaredcos_cap_v2"}, "dpmpp-2m", {"lower_final": True}),
-    "2m-v": (*DPM, {"prediction_type": "v_prediction"}, "dpmpp-2m", {"lower_final": True}),
-    "2m-data": (*DPM, {"prediction_type": "sample"}, "dpmpp-2m", {"lower_final": True}),
-    "2m-zero-snr": (
-        *DPM,
-        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
-        "dpmpp-2m",
-        {"lower_final": True},
-    ),
-    "3m": (*DPM, {"solver_order": 3}, "dpmpp-3m", {"lower_final": True, "exact": False}),
-    "sde-2m": (DPM[0], {"algorithm_type": "sde-dpmsolver++"}, {}, "sde-dpmpp-2m", {"lower_final": True}),
-    "unipc-2": ("UniPCMultistepScheduler", {"solver_order": 2}, {}, "unipc", {"order": 2}),
-    "unipc-3": ("UniPCMultistepScheduler", {"solver_order": 3}, {}, "unipc", {"order": 3}),
-    "deis-3": ("DEISMultistepScheduler", {"solver_order": 3}, {}, "deis", {"lower_final": True}),
+    "2m": (DPM, {}, {}, "dpmpp-2m", LOWER),
+    "2m-heun": (DPM, {"solver_type": "heun"}, {}, "dpmpp-2m", LOWER | {"variant": "heun"}),
+    "2m-trailing": (DPM, {}, {"timestep_spacing": "trailing"}, "dpmpp-2m", LOWER),
+    "2m-leading": (DPM, {}, {"timestep_spacing": "leading", "steps_offset": 1}, "dpmpp-2m", LOWER),
+    "2m-karras": (DPM, {}, {"use_karras_sigmas": True}, "dpmpp-2m", LOWER),
+    "2m-sigma-min": (DPM, {}, {"final_sigmas_type": "sigma_min"}, "dpmpp-2m", LOWER),
+    "2m-scaled-linear": (DPM, {}, SCALED, "dpmpp-2m", LOWER),
+    "2m-cosine": (DPM, {}, {"beta_schedule": "squaredcos_cap_v2"}, "dpmpp-2m", LOWER),
+    "2m-v": (DPM, {}, {"prediction_type": "v_prediction"}, "dpmpp-2m", LOWER),
+    "2m-data": (DPM, {}, {"prediction_type": "sample"}, "dpmpp-2m", LOWER),
+    "3m": (DPM, {"solver_order": 3}, {}, "dpmpp-3m", LOWER | {"exact": False}),
+    "sde-2m": (DPM, {"algorithm_type": "sde-dpmsolver++"}, {}, "sde-dpmpp-2m", LOWER),
+    "unipc-2": (UNIPC, {"solver_order": 2}, {}, "unipc", {"order": 2}),
+    "unipc-3": (UNIPC, {"solver_order": 3}, {}, "unipc", {"order": 3}),
+    "deis-3": (DEIS, {"solver_order": 3}, {}, "deis", LOWER),
 }
 
 
@@ -81,16 +73,26 @@ CASES = {
 def test_equals_diffusers(name, unet):
     kind, own, shared, solver, options = CASES[name]
     peer = getattr(diffusers, kind)(**own, **shared)
-    if name == "deis-3":
-        shared = shared | {"final_sigmas_type": "sigma_min"}
-    ours = KinemaScheduler(**shared, solver=solver, solver_options=options)
+    ends = {"final_sigmas_type": "sigma_min"} if kind == DEIS else {}
+    ours = KinemaScheduler(**shared, **ends, solver=solver, solver_options=options)
     for scheduler in (peer, ours):
         scheduler.set_timesteps(10)
     assert ours.timesteps.tolist() == peer.timesteps.tolist()
-    np.testing.assert_allclose(ours.sigmas, peer.sigmas, rtol=2e-6)
+    np.testing.assert_allclose(ours.sigmas, peer.sigmas, rtol=1e-4)
     reference = run(peer, unet, noise(), scale=3)
     assert torch.isfinite(reference).all()
     assert difference(run(ours, unet, noise(), scale=3), reference) < 2e-6
+
+
+def test_a_table_that_ends_without_data(unet):
+    """Zero terminal signal: the peer's stand-in for 0 is larger, so results agree only to its square root."""
+    options = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    peer = diffusers.DPMSolverMultistepScheduler(**options)
+    ours = KinemaScheduler(**options, solver_options=LOWER)
+    for scheduler in (peer, ours):
+        scheduler.set_timesteps(10)
+    assert ours.sigmas[0] > 4096
+    assert difference(run(ours, unet, noise()), run(peer, unet, noise())) < 1e-3
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction"])
@@ -124,7 +126,7 @@ def test_equals_ddpm_in_a_pipeline(unet):
 
     reference = images()
     pipe.scheduler = KinemaScheduler.from_config(ddpm.config, solver="ancestral", timestep_spacing="trailing")
-    np.testing.assert_allclose(images(), reference, atol=2e-6)
+    np.testing.assert_allclose(images(), reference, atol=1e-5)  # its last variances are float32 differences
     assert np.ptp(reference) > 0.1
 
 
@@ -160,16 +162,16 @@ def test_starts_in_the_middle(unet, solver):
 def test_every_solver_keeps_the_law_of_gaussian_data(solver):
     """Data N(0, 0.25): the exact noise prediction brings unit noise to a standard deviation of 0.5."""
     options = {"churn": {"amount": 3.0, "low": 0.1, "high": 20.0}}.get(solver)
-    scheduler = KinemaScheduler(solver=solver, solver_options=options)
-    scheduler.set_timesteps(40)
+    scheduler = KinemaScheduler(solver=solver, solver_options=options, use_karras_sigmas=True)
+    scheduler.set_timesteps(100)
     x = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
-    for j, t in enumerate(scheduler.timesteps):
-        square = 1 / (1 + float(scheduler.sigmas[j]) ** 2)
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas):
+        square = 1 / (1 + float(sigma) ** 2)
         y = (1 - square) ** 0.5 * x / (0.25 * square + 1 - square)
         x = scheduler.step(y, t, x, generator).prev_sample
-    rough = {"reverse-diffusion": 0.06, "euler": 0.03, "ddim": 0.03, "ancestral": 0.05}
-    assert abs(float(x.std()) - 0.5) < rough.get(solver, 0.015)
+    first_order = {"euler": 0.02, "ddim": 0.02, "ancestral": 0.04, "reverse-diffusion": 0.03}
+    assert abs(float(x.std()) - 0.5) < first_order.get(solver, 4 * 0.5 / (2 * 20_000) ** 0.5)
 
 
 def test_dtype_of_the_sample_is_kept_and_the_history_is_not_rounded(unet):

@@ -154,7 +154,8 @@ def test_a_thousand_hits_in_float32_keep_energy_and_never_overlap(n, gravity, ra
     def energy(x, v):
         return (world.mass * ((v**2).sum(-1) / 2 + world.gravity * x[..., 1])).sum(-1)
 
-    assert bool(out.done.all()) and float(jnp.abs(energy(out.x, out.v) / energy(x, v)[:, None] - 1).max()) <= 1e-5
+    drift = float(jnp.abs(energy(out.x, out.v) / energy(x, v)[:, None] - 1).max())
+    assert bool(out.done.all()) and drift <= (1e-5 if gravity else 1e-6)  # without the feedback: 3e-6, 5e-6
     contacts = jax.vmap(jax.vmap(lambda x: world.contacts({"x": x, "v": x})))(out.x)
     assert float(contacts.walls.min()) >= -2e-7 and float(contacts.pairs.min()) >= -2e-7
 

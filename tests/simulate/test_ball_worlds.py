@@ -85,6 +85,7 @@ def flow(x, ts=(0.1,), y=None, gravity=0.0):
         (lambda: simulate.collisions().flow({"x": jnp.array(INSIDE)}, [0.1]), "velocities"),
         (lambda: flow([[0.4, 0.5], [0.5, 0.5]]), "balls 0 and 1 overlap"),
         (lambda: flow([[0.2, 0.5], [0.8, 1.0]]), "ball 1 is outside"),
+        (lambda: flow([[0.2, 0.5], [np.nan, 0.5]]), "ball 1 has a number that is not finite"),
         (lambda: flow(INSIDE, ts=[0.2, 0.1]), "ts must increase"),
         (lambda: flow(INSIDE, ts=[0.1, np.nan]), "finite"),
         (lambda: flow(INSIDE, y=(0.12, 0.5), gravity=1.0), "ball 0 rests on the floor"),

@@ -9,6 +9,7 @@ Reference: Vincent 2011; Song et al. 2021; Karras et al. 2022; Lipman et al. 202
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -64,7 +65,7 @@ class Denoising(eqx.Module):
         if self.augment is not None:
             x1 = self.augment(key_augment, x1)
         if self.unconditional > 0:
-            if cond is None:
+            if cond is None or self.null is None:
                 raise InputError("unconditional > 0 needs labels: a batch is a dict with x1 and cond")
             cond = jnp.where(jr.bernoulli(key_drop, self.unconditional), self.null, cond)
         noised = generator.path.perturb(key_noise, t, x1, x0)
@@ -79,14 +80,16 @@ class Denoising(eqx.Module):
         return weight * to_data.Q**2 * square / size
 
 
-def flow_matching(**options) -> Denoising:
+def flow_matching(**options: Any) -> Denoising:
     """Flow matching: the loss of the velocity, times uniform."""
-    return Denoising(**{"weight": "velocity", "times": "uniform"} | options)
+    defaults: dict[str, Any] = {"weight": "velocity", "times": "uniform"}
+    return Denoising(**defaults | options)
 
 
-def edm(**options) -> Denoising:
+def edm(**options: Any) -> Denoising:
     """The loss of Karras et al. (2022): unit weight on the preconditioned residual, log-normal noise levels."""
-    return Denoising(**{"weight": "residual", "times": "log-normal-noise"} | options)
+    defaults: dict[str, Any] = {"weight": "residual", "times": "log-normal-noise"}
+    return Denoising(**defaults | options)
 
 
 def _own_units(generator: AbstractGenerator, to_data, noised, moments: Moments, x0) -> PyTree:

@@ -1,0 +1,46 @@
+"""`python -m benchmarks [NAMES]`: speed beside the peers, as a table, results/*.json and results/speed.svg."""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+
+from benchmarks import harness
+
+COMPARED = {"sampling": ("diffusers",), "adaptive": ("torchdiffeq",), "sde": ("torchsde",)}
+OTHERS = {"balls": ("pymunk",)}  # scripts with results of their own
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="kinema bench", description="Measure speed beside other libraries.")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(COMPARED | OTHERS)}; all by default")
+    parser.add_argument("--threads", type=int, default=1, help="cores for both sides (default 1)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each comparison (default 3)")
+    options = parser.parse_args()
+    for name in options.names:
+        if name not in COMPARED | OTHERS:
+            parser.error(f"unknown benchmark {name!r}; known: {', '.join(COMPARED | OTHERS)}")
+    names = options.names or list(COMPARED | OTHERS)
+    missing = {p for n in names for p in (COMPARED | OTHERS)[n] if importlib.util.find_spec(p) is None}
+    if missing:
+        print(f"not installed: {', '.join(sorted(missing))}; `make bench` installs the peers", file=sys.stderr)
+        return 1
+    load = os.getloadavg()[0]
+    threads = harness.pin(options.threads) if COMPARED.keys() & set(names) else options.threads
+    print(f"load {load:.1f} on {os.cpu_count()} cores; {threads} thread(s) a side; ratio: peer / Kinema [quartiles]")
+    for name in names:
+        module = importlib.import_module(f"benchmarks.{name}")
+        if name in COMPARED:
+            harness.save(name, module.run(options.seconds), threads, load)
+        else:
+            sys.argv = [name]
+            module.main()
+    rows = [row for name in COMPARED if (harness.RESULTS / f"{name}.json").is_file() for row in harness.load(name)]
+    if rows:
+        harness.draw(rows, harness.RESULTS / "speed.svg")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""How speed is compared: equal results first, then both sides in turn on the same cores, then the ratio of each pair.
+
+A load that comes and goes hits the two runs of a pair alike, so the median of ratios is steadier than a ratio of
+medians; its spread says how far to trust it.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+PEERS = ("jax", "diffrax", "torch", "diffusers", "k-diffusion", "torchdiffeq", "torchsde", "pymunk")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. Times are medians in milliseconds, `ratio` is peer / ours with its quartiles."""
+
+    case: str
+    peer: str
+    difference: float
+    ours_ms: float
+    peer_ms: float
+    ratio: float
+    low: float
+    high: float
+    runs: int
+    first_call_s: float
+    target: float
+
+
+def pin(threads: int) -> int:
+    """Give this process `threads` of its cores, so that XLA and torch have equally many; call before importing either."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))[:threads]
+        os.sched_setaffinity(0, cores)
+        threads = len(cores)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    return threads
+
+
+def compare(
+    case: str,
+    peer: str,
+    ours: Callable[[], np.ndarray],
+    theirs: Callable[[], np.ndarray],
+    *,
+    target: float,
+    seconds: float = 3.0,
+    tolerance: float | None = 1e-4,
+    least: int = 15,
+) -> Row:
+    """Time `ours` and `theirs`, which return NumPy arrays, in turn for about `seconds`.
+
+    Their results must agree to `tolerance` of the largest number first; None leaves that to the caller.
+    """
+    started = time.perf_counter()
+    x = ours()
+    first_call = time.perf_counter() - started
+    y = theirs()
+    difference = float(np.abs(x - y).max() / np.abs(y).max())
+    if tolerance is not None and not difference <= tolerance:
+        raise AssertionError(f"{case}: Kinema and {peer} differ by {difference:.2g}, allowed {tolerance:g}")
+    times, ends = [], time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < ends:
+        # the order changes, so that neither side always finds the other's data in the cache
+        pair = (_time(ours), _time(theirs)) if len(times) % 2 else (_time(theirs), _time(ours))[::-1]
+        times.append(pair)
+    mine, others = np.array(times).T
+    low, ratio, high = np.percentile(others / mine, [25, 50, 75])
+    numbers = [float(v) for v in (1e3 * np.median(mine), 1e3 * np.median(others), ratio, low, high)]
+    row = Row(case, peer, difference, *numbers, runs=len(times), first_call_s=first_call, target=target)
+    print(line(row), flush=True)
+    return row
+
+
+def line(row: Row) -> str:
+    met = "met" if row.ratio >= row.target else "MISSED"
+    return (
+        f"{row.case:34s} {row.peer:12s} {row.ours_ms:9.3f} ms {row.peer_ms:9.2f} ms  {row.ratio:7.1f}x"
+        f" [{row.low:.1f}, {row.high:.1f}]  target {row.target:g}x {met}; apart {row.difference:.0e},"
+        f" first call {row.first_call_s:.1f} s, {row.runs} pairs"
+    )
+
+
+def save(name: str, rows: list[Row], threads: int, load: float) -> Path:
+    """Write results/NAME.json: the rows, and where and when they were measured."""
+    RESULTS.mkdir(exist_ok=True)
+    versions = {}
+    for package in PEERS:
+        try:
+            versions[package] = version(package)
+        except ImportError:
+            continue
+    where = {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count(), "threads": threads}
+    when = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "load_before": round(load, 2)}
+    file = RESULTS / f"{name}.json"
+    file.write_text(json.dumps(where | when | {"versions": versions, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    return file
+
+
+def load(name: str) -> list[Row]:
+    """The rows of results/NAME.json."""
+    return [Row(**row) for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]]
+
+
+def draw(rows: list[Row], file: Path) -> None:
+    """Ratios as points with their quartiles on a logarithmic axis, targets as ticks; an SVG."""
+    from kinema.report.charts import house
+
+    with house(6.4, 0.9 + 0.27 * len(rows)) as (figure, axes):
+        for place, row in enumerate(reversed(rows)):
+            axes.plot([row.low, row.high], [place, place], color="C0", lw=2)
+            axes.plot(row.ratio, place, "o", color="C0", label="measured, quartiles" if place == 0 else None)
+            axes.plot(row.target, place, "|", color="0.5", ms=11, label="target" if place == 0 else None)
+        axes.axvline(1, color="0.5", lw=1)
+        axes.set_yticks(range(len(rows)), [f"{row.case} / {row.peer}" for row in reversed(rows)])
+        axes.set(xscale="log", xlabel="times faster than the peer")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.legend(loc="lower right")
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def _time(run: Callable[[], np.ndarray]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(text.split(":")[1].strip() for text in lines if text.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
