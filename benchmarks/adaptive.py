@@ -33,6 +33,6 @@ def run(seconds: float = 3.0) -> list[Row]:
         compare(f"dopri5 256 states{name}", "torchdiffeq", ours, theirs, target=target, seconds=seconds)
         for name, ours, target in (
             ("", lambda: np.asarray(compiled(x)), 30),
-            (", not in a jit", lambda: np.asarray(solve(x)), 10),
+            (", not in a jit", lambda: np.asarray(solve(x)), 1),
         )
     ]

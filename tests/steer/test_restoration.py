@@ -141,7 +141,7 @@ def test_bad_input(key):
         restoration_plan(Linear(), 1.0, 1)
     with pytest.raises(InputError, match="noise must be between"):
         restoration_plan(Linear(), 1e9, 8)
-    with pytest.raises(InputError, match="anchor must be 'middle' or a frame in 0 .. 15, got 16"):
+    with pytest.raises(InputError, match=r"anchor must be 'middle' or a frame in 0 \.\. 15, got 16"):
         LawProjection(WORLD, anchor=16)
     with pytest.raises(InputError, match="start must be in"):
         LawProjection(WORLD, start=1.5)

@@ -2,11 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
-
 from conftest import assert_within_error
+
 from kinema.errors import BudgetExhausted, InputError
 from kinema.generate import VP, Codec, MixturePosterior, sample, solver
 from kinema.generate.solver import grids
