@@ -27,7 +27,9 @@ def run(seconds: float = 3.0) -> list[Row]:
 
     @torch.inference_mode()
     def theirs():
-        return odeint(lambda t, x: net(x), torch.tensor(start), torch.tensor(SPAN), method="dopri5", **options)[-1].numpy()
+        return odeint(lambda t, x: net(x), torch.tensor(start), torch.tensor(SPAN), method="dopri5", **options)[
+            -1
+        ].numpy()
 
     return [
         compare(f"dopri5 256 states{name}", "torchdiffeq", ours, theirs, target=target, seconds=seconds)

@@ -25,7 +25,7 @@ CASES = {(2, 64, 1): (50, 50), (2, 64, 256): (3, 3), (64, 256, 256): (0.95, 0.95
 
 
 def run(seconds: float = 3.0) -> list[Row]:
-    rows = []
+    rows, K = [], k_diffusion_sampling()
     path = generate.VP()
     times = jnp.asarray(1 - (np.arange(TABLE) + 1) / TABLE)
     with jax.enable_x64(True):
@@ -51,7 +51,7 @@ def run(seconds: float = 3.0) -> list[Row]:
 
         sides = {
             "diffusers": in_diffusers(scheduler, net, start_torch),
-            "k-diffusion": in_k_diffusion(net, start_torch, grid),
+            "k-diffusion": in_k_diffusion(K, net, start_torch, grid),
         }
         for (peer, theirs), target in zip(sides.items(), targets):
             case = f"sample {dim} wide {width} x {count}"
@@ -81,8 +81,7 @@ def in_diffusers(scheduler, net, start: torch.Tensor):
     return run
 
 
-def in_k_diffusion(net, start: torch.Tensor, grid):
-    K = k_diffusion_sampling()
+def in_k_diffusion(K, net, start: torch.Tensor, grid):
     sigmas = torch.tensor(grid.noise_ratio, dtype=torch.float32)
 
     def model(x, sigma):

@@ -31,8 +31,8 @@ FORMS = ("ode", "sde")
 class Solution(eqx.Module):
     """The end of an adaptive solve, what it cost, and the states at its `segments`.
 
-    `steps` counts accepted and refused steps, `nfe` evaluations of the generator (None for methods that solve equations,
-    which do not tell). `path` has a leading axis of segments; None without any.
+    `steps` counts accepted and refused steps, `nfe` evaluations of the generator (None for methods that solve
+    equations, which do not tell). `path` has a leading axis of segments; None without any.
     """
 
     x: PyTree
@@ -95,13 +95,13 @@ def solve_adaptive(
 ) -> Solution:
     """Carry one sample x along the law of a generator, in steps chosen by their error. Use `jax.vmap` for many.
 
-    `form` "ode" is the probability flow; "sde" adds noise of `noise_level` (see `SamplingLaw`) and needs `key`. `span` is
-    (from, to) in t, by default the path's safe ends, source to data; an ODE also runs from data to source. `variable` is
-    the clock that steps are measured on: "log-snr", "noise-ratio" or "t". Methods, tolerances and `options` are those of
-    `motion.integrate`: by default tsit5 at 1e-5 for the ODE, spark at 1e-2 for the SDE.
+    `form` "ode" is the probability flow; "sde" adds noise of `noise_level` (see `SamplingLaw`) and needs `key`. `span`
+    is (from, to) in t, by default the path's safe ends, source to data; an ODE also runs from data to source.
+    `variable` is the clock that steps are measured on: "log-snr", "noise-ratio" or "t". Methods, tolerances and
+    `options` are those of `motion.integrate`: by default tsit5 at 1e-5 for the ODE, spark at 1e-2 for the SDE.
 
-    There are no grid points to steer at; `segments` are times to stop at, where `between(t, x, key) -> x` may change the
-    sample (a draw of `key` for each; None without a key).
+    There are no grid points to steer at; `segments` are times to stop at, where `between(t, x, key) -> x` may change
+    the sample (a draw of `key` for each; None without a key).
 
     The sample still has the noise s of the last time. Its `gen(t, x).data` is the noise-free end that plans stop at.
 

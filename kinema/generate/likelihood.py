@@ -67,7 +67,7 @@ def log_prob(
     for leaf in jax.tree.leaves(x):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise InputError(
-                f"x must be floating point, got {jnp.result_type(leaf)}: a density of whole numbers means nothing; dequantise them"
+                f"x must be floating point, got {jnp.result_type(leaf)}: whole numbers have no density; dequantise them"
             )
     path = gen.path
     if path.origin == "endpoint":

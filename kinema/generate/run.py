@@ -13,7 +13,6 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 

@@ -155,7 +155,9 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
         """
         self._planned()
         if begin_index not in self._starts:
-            raise InputError(f"begin_index must be one of {self._starts.tolist()}, where steps begin, got {begin_index}")
+            raise InputError(
+                f"begin_index must be one of {self._starts.tolist()}, where steps begin, got {begin_index}"
+            )
         self._begin, self._position = int(begin_index), None
 
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
@@ -197,9 +199,7 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
         x = x.to(sample.dtype)
         return SchedulerOutput(prev_sample=x) if return_dict else (x,)
 
-    def add_noise(
-        self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor:
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """a x + s z: at the evaluation that comes next, if `set_begin_index` was called; else at table indices `(n,)`.
 
         The first has the exact level where `timesteps` are rounded.

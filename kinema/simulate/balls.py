@@ -215,12 +215,12 @@ class Balls(World):
         if not known(states, self.radius, self.size):
             return
         x, v, radius, size = (np.asarray(a, np.float64) for a in (states["x"], states["v"], self.radius, self.size))
-        _refuse(~np.isfinite(x + v).all(-1), "ball {} has a number that is not finite")
+        _refuse(np.any(~np.isfinite(x + v), -1), "ball {} has a number that is not finite")
         slack = _OVERLAP * radius.min()
         gaps = np.minimum(x - radius[:, None], size - radius[:, None] - x)
-        _refuse(self.walls & (gaps < -slack).any(-1), "ball {} is outside the box")
+        _refuse(np.any(gaps < -slack, -1) & self.walls, "ball {} is outside the box")
         resting = (x[..., 1] - radius <= slack) & (np.abs(v[..., 1]) <= _OVERLAP**2)
-        _refuse(self.walls & self.falls & resting, "ball {} rests on the floor, where hits never end,")
+        _refuse(resting & (self.walls and self.falls), "ball {} rests on the floor, where hits never end,")
         distance = np.linalg.norm(x[..., None, :, :] - x[..., :, None, :], axis=-1)
         overlap = np.triu(distance - radius[:, None] - radius < -slack, 1)
         _refuse(overlap, "balls {} and {} overlap")

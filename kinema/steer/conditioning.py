@@ -51,11 +51,16 @@ class Mask(eqx.Module):
         _compare("mask", self.mask, like)
 
     def like(self, x: PyTree) -> PyTree:
-        """Structure of the known values of one sample."""
+        """Structure of the known values of a sample with that of x."""
         return x
 
     def replace(self, x: PyTree, value: PyTree) -> PyTree:
+        """One sample with the known part put in."""
         return jax.tree.map(lambda mask, leaf, known: jnp.where(mask, known, leaf), self.mask, x, value)
+
+    def count(self, value: PyTree) -> Array:
+        """How many numbers are known."""
+        return jax.tree.reduce(jnp.add, jax.tree.map(jnp.sum, self.mask))
 
 
 class Span(eqx.Module):
@@ -78,12 +83,18 @@ class Span(eqx.Module):
             )
 
     def like(self, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """Structure of the known values of a sample with that of x."""
         k, size = self.Q.shape
         return jax.ShapeDtypeStruct((*x.shape[:-1], k) if size == x.shape[-1] else (k,), x.dtype)
 
     def replace(self, x: Array, value: Array) -> Array:
+        """One sample with the known part put in."""
         rows = x if self.Q.shape[1] == x.shape[-1] else x.reshape(-1)
         return (rows + (value - rows @ self.Q.T) @ self.Q).reshape(x.shape)
+
+    def count(self, value: Array) -> int:
+        """How many numbers are known."""
+        return value.size
 
 
 class Replacement(Conditioning):
@@ -105,7 +116,7 @@ class Replacement(Conditioning):
             for leaf in jax.tree.leaves(values):
                 if leaf.shape[:1] != (particles.size,):
                     raise InputError(
-                        f"value must be known to all samples or have a leading axis of {particles.size}, got {leaf.shape}"
+                        f"value must be one for all samples or have a leading axis of {particles.size}, got {leaf.shape}"
                     )
         _compare("value", jax.tree.map(lambda leaf: _struct(leaf, int(not shared)), values), wanted)
         aux = jax.tree.map(
@@ -124,11 +135,7 @@ class Replacement(Conditioning):
         moments, prior = Moments.at(scene.generator.path, t), scene.generator.sigma_data**2
         variance = prior * moments.s**2 / (moments.a**2 * prior + moments.s**2)
         gap = jax.tree.map(jnp.subtract, scene.encode(self.view.replace(data, aux)), scene.encode(data))
-        known = sum(like.size for like in jax.tree.leaves(aux)) if isinstance(self.view, Span) else self._count()
-        return -0.5 * _dot(gap, gap) / variance - 0.5 * known * jnp.log(2 * jnp.pi * variance)
-
-    def _count(self) -> Array:
-        return sum(jnp.sum(jnp.asarray(leaf)) for leaf in jax.tree.leaves(self.view.mask))
+        return -0.5 * _dot(gap, gap) / variance - 0.5 * self.view.count(aux) * jnp.log(2 * jnp.pi * variance)
 
 
 class ClassifierGuidance(Conditioning):
@@ -166,7 +173,7 @@ def condition_on_mask(mask: PyTree, value: PyTree) -> Replacement:
         InputError: a mask that is not true or false; shapes other than the sample's, when sampling starts.
     """
     for leaf in jax.tree.leaves(mask):
-        if jnp.result_type(leaf) != bool:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.bool_):
             raise InputError(f"mask must be true or false, got {jnp.result_type(leaf)}")
     return Replacement(Mask(jax.tree.map(jnp.asarray, mask)), value)
 
@@ -217,4 +224,4 @@ def _compare(name: str, given: PyTree, like: PyTree):
 
 
 def _dot(x: PyTree, y: PyTree) -> Array:
-    return sum(jnp.sum(a * b) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y)))
+    return jax.tree.reduce(jnp.add, jax.tree.map(lambda a, b: jnp.sum(a * b), x, y))

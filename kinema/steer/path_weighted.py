@@ -62,8 +62,8 @@ class PathWeighted(Controller):
         noisy = bool((c[:-1] > 0).all()) and c[-1] == 0 and bool(np.asarray(rows.whole).all())
         if not noisy or rows.memory or rows.uses & {"n", "snr", "anchor"}:
             raise InputError(
-                "path weights need a one-step plan that adds noise in every step but the last, onto s = 0: use ancestral"
-                " on a clean grid"
+                "path weights need a one-step plan that adds noise in every step but the last, onto s = 0: use"
+                " ancestral on a clean grid"
             )
 
     def begin(self, particles: Particles, scene: Scene, ledger: Ledger) -> tuple[Particles, Ledger]:
@@ -122,4 +122,4 @@ def _log_ratio(x: PyTree, proposal: Proposal, c) -> Float[Array, ""]:
     def leaf(x, mean, shift):
         return jnp.sum(shift * (shift - 2 * (x - mean))) / (2 * c**2)
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf, x, proposal.mean, proposal.shift)))
+    return jax.tree.reduce(jnp.add, jax.tree.map(leaf, x, proposal.mean, proposal.shift))

@@ -117,7 +117,7 @@ def test_refuses_numbers_that_are_not_densities():
         bits_per_dim(np.array([3, 4]), 256, 2)
     with pytest.raises(InputError, match="levels"):
         bits_per_dim(jnp.zeros(2), 0, 2)
-    with pytest.raises(InputError, match="0 .. 15"):
+    with pytest.raises(InputError, match=r"0 \.\. 15"):
         dequantise(np.array([16]), 16, key=jr.key(0))
     with pytest.raises(InputError, match="whole numbers"):
         dequantise(np.array([0.5]), 16, key=jr.key(0))

@@ -70,17 +70,19 @@ def test_damaged_weights(folder):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(StoreCorrupt, match="weights.safetensors"):
+    with pytest.raises(StoreCorrupt, match=r"weights\.safetensors"):
         load_run(folder)
     file.write_bytes(content[: len(content) // 2])
-    with pytest.raises(StoreCorrupt, match="weights.safetensors"):
+    with pytest.raises(StoreCorrupt, match=r"weights\.safetensors"):
         load_run(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"text"', "{}", '{"format": 1}', '{"format": "1", "sample": {}}', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '"text"', "{}", '{"format": 1}', '{"format": "1", "sample": {}}', "\x00"]
+)
 def test_damaged_description(folder, text):
     (folder / "config.json").write_text(text)
-    with pytest.raises(StoreCorrupt, match="config.json"):
+    with pytest.raises(StoreCorrupt, match=r"config\.json"):
         load_run(folder)
 
 
@@ -122,7 +124,7 @@ def test_not_a_run(tmp_path):
 
 def test_weights_are_missing(folder):
     (folder / "weights.safetensors").unlink()
-    with pytest.raises((InputError, StoreCorrupt), match="weights.safetensors"):
+    with pytest.raises((InputError, StoreCorrupt), match=r"weights\.safetensors"):
         load_run(folder)
 
 

@@ -202,26 +202,19 @@ def test_stochastic_samples_have_the_moments_of_the_data(name, key):
     assert_within_error(x.var(0), spread, standard_error=spread * (2 / n) ** 0.5 + 0.012)
 
 
-def test_brownian_noise_converges_as_steps_grow(key):
-    """One Brownian path per key: finer plans approach one sample."""
-    gen = MixturePosterior(PATH, [[-1.0], [1.0]], 0.1)
-
-    def final(steps):
-        plan = solver.dpmpp(PATH, grids.log_snr(PATH, steps, high=2.0, clean=False), eta=1.0)
-        return np.asarray(sample(gen, plan, 64, key=key, shape=(1,), noise="brownian").x)
-
-    coarse, middle, fine = (final(steps) for steps in (16, 64, 256))
-    gaps = [np.sqrt(np.mean((one - two) ** 2)) for one, two in ((coarse, middle), (middle, fine))]
-    assert gaps[1] < 0.7 * gaps[0] and gaps[1] < 0.2
-
-
-def test_brownian_increments_are_standard_normal(key):
-    """With data at one point each step adds c xi to a contraction, so the final variance is the path's."""
-    point, n = MixturePosterior(PATH, [[0.0]]), 4000
-    plan = solver.ancestral(PATH, grids.log_snr(PATH, 9, low=-3.0, high=0.0, clean=False))
-    x = sample(point, plan, n, key=key, shape=(1,), noise="brownian").x
-    truth = float(plan.grid.s[-1] ** 2)
-    assert_within_error(x.var(), truth, standard_error=truth * (2 / n) ** 0.5)
+def test_brownian_noise_belongs_to_the_key_and_not_to_the_grid(key):
+    """One Brownian path per sample: two grids of the same length give nearly one sample, with the right law."""
+    n, steps = 2000, 96
+    fine = {"low": -3.0, "high": 1.0, "clean": False}
+    spacings = [grids.log_snr(PATH, steps, **fine), grids.karras(PATH, steps, rho=3.0, **fine)]
+    plans = [solver.dpmpp(PATH, grid, eta=1.0) for grid in spacings]
+    two, point = (MixturePosterior(PATH, [[-1.0], [1.0]], variance) for variance in (0.1, 0.0))
+    even, uneven = (sample(two, plan, n, key=key, shape=(1,), noise="brownian").x for plan in plans)
+    assert jnp.sqrt(jnp.mean((even - uneven) ** 2)) < 0.2 < 1.0 < even.std()
+    # with data at points the law of the solver is exact, if increments are standard normal
+    x = sample(point, plans[1], n, key=key, shape=(1,), noise="brownian").x
+    truth = float(plans[1].grid.a[-1] ** 2 + plans[1].grid.s[-1] ** 2)
+    assert_within_error(x.var(), truth, standard_error=truth * (2 / n) ** 0.5 + 0.01)
     assert_within_error(x.mean(), 0.0, standard_error=(truth / n) ** 0.5)
 
 

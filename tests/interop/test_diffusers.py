@@ -105,7 +105,9 @@ def test_equals_ddim(kind, unet):
 
 
 def test_equals_heun(unet):
-    peer = diffusers.HeunDiscreteScheduler(timestep_spacing="linspace", beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+    peer = diffusers.HeunDiscreteScheduler(
+        timestep_spacing="linspace", beta_schedule="linear", beta_start=1e-4, beta_end=0.02
+    )
     ours = KinemaScheduler(solver="heun")
     peer.set_timesteps(10)
     ours.set_timesteps(timesteps=peer.timesteps.unique().flip(0).long())

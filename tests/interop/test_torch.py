@@ -16,6 +16,7 @@ from kinema.interop import from_torch, table_index
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 
+
 class Denoiser(torch.nn.Module):
     """A small module that counts its calls and the rows that they carry."""
 
@@ -97,7 +98,11 @@ def test_a_denoiser_that_ignores_its_input_has_gradient_zero(key):
 @pytest.mark.parametrize("name", ["dpmpp-2m", "heun", "ancestral"])
 def test_solvers_run_on_it(denoiser, key, name):
     path = generate.VP()
-    plan = solver.dpmpp(path, grids.log_snr(path, 6, low=-5.0, high=4.0)) if name == "dpmpp-2m" else solver.make(name, path, 6)
+    plan = (
+        solver.dpmpp(path, grids.log_snr(path, 6, low=-5.0, high=4.0))
+        if name == "dpmpp-2m"
+        else solver.make(name, path, 6)
+    )
     gens = [generate.Generator(path, net, predicts="velocity") for net in (from_torch(denoiser), twin(denoiser))]
     denoiser.seen.clear()
     ours, truth = (generate.sample(gen, plan, 4, key=key, shape=(3,)) for gen in gens)

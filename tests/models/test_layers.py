@@ -35,6 +35,8 @@ def test_convolution_is_the_sum_over_shifts(grid, stride, key, x64):
         window = padded[tuple(slice(stride * i, stride * i + 3) for i in place)]
         truth[place] = np.tensordot(window, np.asarray(conv.weight), len(grid) + 1)
     np.testing.assert_allclose(conv(jnp.asarray(x)), truth, atol=1e-12)
+    for way in (layers._as_convolution, layers._as_products):
+        np.testing.assert_allclose(way(jnp.asarray(x), conv.weight, stride), truth, atol=1e-12)
 
 
 def test_attention_against_numpy(key, x64):
