@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 # Not for the store, the command line or studies: there is nothing to check there but time to lose.
 install_import_hook(
-    ["kinema.motion", "kinema.models", "kinema.simulate", "kinema.learn", "kinema.generate", "kinema.steer", "kinema.verify"],
+    [f"kinema.{stage}" for stage in ("motion", "models", "simulate", "learn", "generate", "steer", "verify")],
     "beartype.beartype",
 )
 

@@ -50,29 +50,29 @@ class Clock(NamedTuple):
 
 
 class Clocked(eqx.Module):
-    """A sampling law in the time of a clock."""
+    """A sampling law whose time is that of a clock."""
 
     law: SamplingLaw
     clock: str = eqx.field(static=True)
 
-    def read(self, tau) -> tuple[Array, Array]:
-        """(t, tau'(t)) at tau."""
+    def read(self, t) -> tuple[Array, Array]:
+        """The path's time and the clock's rate when the clock shows t."""
         path, clock = self.law.generator.path, CLOCKS[self.clock]
-        # The rate is taken at the rounded t: near data a float32 time is coarse, and then rate and drift err alike.
-        t = jnp.clip(clock.time(path, tau), 0.0, 1.0)
-        return t, clock.rate(path, t)
+        # The rate is taken at the rounded time: near data a float32 time is coarse, and then rate and drift err alike.
+        time = jnp.clip(clock.time(path, t), 0.0, 1.0)
+        return time, clock.rate(path, time)
 
-    def drift(self, tau, x: PyTree, args=None) -> PyTree:
-        t, rate = self.read(tau)
-        return jax.tree.map(lambda leaf: leaf / rate.astype(leaf.dtype), self.law.drift(t, x))
+    def drift(self, t, x: PyTree, args=None) -> PyTree:
+        time, rate = self.read(t)
+        return jax.tree.map(lambda leaf: leaf / rate.astype(leaf.dtype), self.law.drift(time, x))
 
     @property
     def diffusion(self) -> Callable | None:
         return None if self.law.deterministic else self._diffusion
 
-    def _diffusion(self, tau, x: PyTree, args=None) -> PyTree:
-        t, rate = self.read(tau)
-        return jax.tree.map(lambda leaf: leaf / jnp.sqrt(rate).astype(leaf.dtype), self.law.diffusion(t, x))
+    def _diffusion(self, t, x: PyTree, args=None) -> PyTree:
+        time, rate = self.read(t)
+        return jax.tree.map(lambda leaf: leaf / jnp.sqrt(rate).astype(leaf.dtype), self.law._diffusion(time, x))
 
 
 def solve_adaptive(

@@ -126,11 +126,11 @@ class _Flow(eqx.Module):
     law: Clocked
     directions: Float[Array, "probes d"] | None
 
-    def drift(self, tau, state: PyTree, args=None) -> PyTree:
-        flat, unravel = ravel_pytree(state["x"])
+    def drift(self, t, x: PyTree, args=None) -> PyTree:
+        flat, unravel = ravel_pytree(x["x"])
 
         def field(y):
-            return ravel_pytree(self.law.drift(tau, unravel(y)))[0]
+            return ravel_pytree(self.law.drift(t, unravel(y)))[0]
 
         def along(direction):
             value, slope = jax.jvp(field, (flat,), (direction,))

@@ -1,6 +1,7 @@
 """Noise laws: what z in x_t = a x1 + b x0 + s z is drawn from."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -30,7 +31,7 @@ class NoiseLaw(eqx.Module):
 class Normal(NoiseLaw):
     """Standard normal in every coordinate."""
 
-    gaussian = True
+    gaussian: ClassVar[bool] = True
 
     def sample(self, key, like: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(like)

@@ -81,7 +81,8 @@ def build(config: RunConfig, *, key) -> Generator:
         path = make_path(**parameters)
     except TypeError as error:
         raise InputError(f"path {config.path} has parameters that it does not take: {error}") from error
-    return Generator(path, models.make(**config.model, key=key), config.predicts, config.sigma_data)
+    net = models.make(**config.model, key=key)
+    return Generator(path=path, net=net, predicts=config.predicts, sigma_data=config.sigma_data)
 
 
 def path_spec(path: Path) -> dict[str, Any]:
@@ -135,7 +136,9 @@ def read_config(folder: str | os.PathLike) -> RunConfig:
         content = json.loads(file.read_text())
         if content.pop("format") > FORMAT:
             raise InputError(f"{folder} was written by a newer Kinema")
-        spec = {name: tuple(value) if isinstance(value, list) else value for name, value in content["sample"].items()}
+        spec: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content["sample"].items()
+        }
         return RunConfig(**content | {"sample": SampleSpec(**spec)})
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise StoreCorrupt(f"{file} is not a run's description: {error}") from error

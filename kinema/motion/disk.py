@@ -39,6 +39,14 @@ def keep(path: Path, kept: Path) -> None:
     sync_folder(kept.parent)
 
 
+def put_back(kept: Path, path: Path) -> None:
+    """Give `path` the bytes that `keep` has kept; needs no room on the disk where there are hard links."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    keep(kept, temporary)
+    os.replace(temporary, path)
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Give a finished folder its name. No folder can be renamed onto another: the old one steps aside for a moment."""
     stand_in = aside(path)

@@ -24,7 +24,7 @@ from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from kinema.errors import InputError, StoreCorrupt
-from kinema.motion.disk import keep, write_file
+from kinema.motion.disk import keep, put_back, write_file
 from kinema.motion.weights import atomic_file, sync_folder
 
 _FORMAT = 1
@@ -35,6 +35,7 @@ _DTYPES = ["bool", *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16
 _DTYPES += ["float16", "float32", "float64", "complex64", "complex128"]
 _ZARR_CONFIG: Any = {"write_empty_chunks": True}  # a chunk that is not there is then always damage, never zeros
 _CODECS = {"bytes", "zstd"}  # what `add` writes; any other codec would be somebody else's code path
+_DIGEST = re.compile("[0-9a-f]{64}").fullmatch
 _NAME = re.compile(r"[^./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,99}")
 
 
@@ -114,10 +115,9 @@ class Folder(Store):
             return None
         digest, size = self.files[key]
         found = None
-        for path in (self.root / key, self.root / _OLD / digest):
+        for path in (self._inside(key), self.root / _OLD / digest):
             try:
-                inside = path.resolve(strict=True).is_relative_to(self.root.resolve())
-                data = path.read_bytes() if inside else b""
+                data = path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if hashlib.sha256(data).hexdigest() == digest:
@@ -132,7 +132,7 @@ class Folder(Store):
         """Write a file and record it; the file that the committed manifest means by this name is kept aside."""
         if key == _ROOT:  # the root group is written by `commit`
             return
-        path = self.root / key
+        path = self._inside(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(data).hexdigest()
         if key in self.committed:
@@ -158,12 +158,24 @@ class Folder(Store):
 
     def restore(self) -> None:
         """Undo what an unfinished change has done to files that the committed manifest lists."""
-        for key, (digest, _) in self.committed.items():
-            kept = self.root / _OLD / digest
-            if kept.exists():
-                write_file(self.root / key, kept.read_bytes())
         self.files = dict(self.committed)
+        if not (self.root / _OLD).exists():  # whatever grows an array rewrites its shape first
+            return
+        for key, (digest, _) in self.committed.items():
+            if (self.root / _OLD / digest).exists():
+                put_back(self.root / _OLD / digest, self._inside(key))
+        for name in (key.removesuffix(_ROOT) for key in self.committed if key.endswith(f"/{_ROOT}")):
+            for path in self._inside(f"{name}c").rglob("*"):
+                if path.is_file() and path.relative_to(self.root).as_posix() not in self.committed:
+                    path.unlink()
         shutil.rmtree(self.root / _OLD, ignore_errors=True)
+
+    def _inside(self, key: str) -> Path:
+        """Where the file is; links on the way must not lead out of the folder."""
+        path = self.root / key
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise StoreCorrupt(f"{self.root}: {key} is a link out of the store")
+        return path
 
     def verify(self) -> int:
         """Check every file against the manifest; how many there are.
@@ -245,7 +257,7 @@ def open_folder(root: Path, *, read_only: bool = True) -> Folder:
             raise KeyError("node_type")
         body = {key: ours[key] for key in ("format", "header", "files")}
         intact = ours["sha256"] == _digest(body)
-        files = {check_key(key): (str(digest), int(size)) for key, (digest, size) in body["files"].items()}
+        files = {check_key(key): (_DIGEST(digest)[0], int(size)) for key, (digest, size) in body["files"].items()}
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -44,8 +44,10 @@ def integrate(
 ) -> Trajectory:
     """Run `law` from the state `x0` at `ts[0]` through all times `ts`.
 
-        traj = integrate(FunctionLaw(lambda t, x, args: -x), jnp.ones(2), jnp.linspace(0, 1, 11))
-        traj.states      # (11, 2)
+    >>> from kinema.motion import FunctionLaw
+    >>> traj = integrate(FunctionLaw(lambda t, x, args: -x), jnp.ones(2), jnp.linspace(0, 1, 11))
+    >>> traj.states.shape, round(float(traj.states[-1, 0]), 4)
+    ((11, 2), 0.3679)
 
     Works under `jit`, `vmap` (over x0, law, key: the result is an ensemble) and `grad`.
 
@@ -54,7 +56,7 @@ def integrate(
             calculus if the diffusion does not depend on the state: there Itô and Stratonovich agree).
         x0: one state, any PyTree of floating-point arrays; widened to the precision of `ts` if that is greater.
         ts: (frames,) times, increasing; or decreasing, which runs an ordinary law backwards.
-        method: a name in `METHODS`, or a Diffrax solver.
+        method: a name in `METHODS`, or a Diffrax solver, which may say how it runs a law (see `kinema.motion.methods`).
         rtol, atol: tolerances of adaptive steps, and of the equations of implicit methods. About 1e-2 for stochastic
             laws.
         dt: fixed step; each interval of `ts` is divided into equal steps not longer than it. None: adaptive.

@@ -15,7 +15,9 @@ from kinema.motion.trajectory import Trajectory
 class Invariant(eqx.Module):
     """A function of one state that keeps its value along every motion of a law.
 
-        energy = Invariant(lambda state: 0.5 * jnp.sum(state["v"] ** 2), "J", 1e-4)
+    >>> energy = Invariant(lambda state: 0.5 * jnp.sum(state["v"] ** 2), "J", 1e-4)
+    >>> along(energy, {"v": jnp.array([[1.0, 0.0], [0.0, 2.0]])}).tolist()
+    [0.5, 2.0]
 
     Args:
         fn: state -> scalar or vector.

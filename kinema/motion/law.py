@@ -31,7 +31,9 @@ class Law(Protocol):
 class FunctionLaw(eqx.Module):
     """A law made of functions `(t, x, args) -> PyTree`.
 
-        decay = FunctionLaw(lambda t, x, args: -x)
+    >>> decay = FunctionLaw(lambda t, x, args: -x)
+    >>> decay.drift(0.0, 2.0, None)
+    -2.0
 
     Raises:
         InputError: drift or diffusion cannot be called, unknown calculus.
@@ -70,7 +72,9 @@ class SecondOrder(eqx.Module):
 
     The state is {"x": x, "v": v}.
 
-        spring = SecondOrder(lambda t, x, args: -4.0 * x)
+    >>> spring = SecondOrder(lambda t, x, args: -4.0 * x)
+    >>> spring.drift(0.0, {"x": 1.0, "v": 3.0})
+    {'x': 3.0, 'v': -4.0}
 
     For H = T(p) + V(q) put q in "x", p in "v", `velocity` = ∂T/∂p and `acceleration` = -∂V/∂q.
 

@@ -1,4 +1,11 @@
-"""Numerical methods and adjoints by name, and which of them a law can be run with."""
+"""Numerical methods and adjoints by name, and which of them a law can be run with.
+
+Any Diffrax solver can be a method. One that needs more of a law than its drift says so in optional methods of its own:
+
+- `law_terms(law)`: the Diffrax terms of the law, in place of `ODETerm(law.drift)`;
+- `pack(state)`, `unpack(y)`: from the state to what Diffrax shall integrate, and back (also with a leading time axis);
+- `controller(ts, dt)`: a Diffrax step-size controller, in place of adaptive or even steps; `dt` may be None.
+"""
 
 from collections.abc import Callable
 

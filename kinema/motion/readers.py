@@ -30,8 +30,9 @@ _CONSTANTS = "constants/"
 class Dataset:
     """N samples on the host: what `learn` trains on, and what any file is read into.
 
-        data = read("balls.npz")
-        data.arrays["x"].shape    # (N, ...)
+    >>> data = Dataset({"x": np.zeros((8, 3, 2))}, ts=np.arange(3.0))
+    >>> len(data), data.trajectory().ensemble
+    (8, 8)
 
     Args:
         arrays: PyTree of NumPy arrays (N, ...); (N, frames, ...) if there are `ts`.

@@ -47,4 +47,5 @@ class EvenSteps(diffrax.AbstractStepSizeController):
         interval, step, counts = state
         interval = jnp.minimum(interval, len(self.ts) - 2)  # asked once more after the last step; Diffrax clips it
         begin, end = self.ts[interval], self.ts[interval + 1]
-        return jnp.where(step == counts[interval], end, begin + (end - begin) * (step / counts[interval]))
+        share = (step / counts[interval]).astype(self.ts.dtype)
+        return jnp.where(step == counts[interval], end, begin + (end - begin) * share)

@@ -20,7 +20,7 @@ class Interpolant(eqx.Module):
     """State at any time of a run, from the solver's own polynomials."""
 
     path: Any  # diffrax.DenseInterpolation
-    unpack: Callable
+    unpack: Callable[[Any], PyTree] = eqx.field(static=True)
 
     def __call__(self, t: Any) -> PyTree:
         return self.unpack(self.path.evaluate(t))
@@ -29,9 +29,9 @@ class Interpolant(eqx.Module):
 class Trajectory(eqx.Module):
     """One trajectory, or an ensemble of trajectories that share their times.
 
-        traj = Trajectory(jnp.arange(3.0), {"x": jnp.zeros((8, 3, 2))}, {"mass": jnp.ones(8)}, {"world": "drift"})
-        traj.ensemble, len(traj)      # 8, 3
-        traj[0].states["x"].shape     # (3, 2)
+    >>> traj = Trajectory(jnp.arange(3.0), {"x": jnp.zeros((8, 3, 2))}, {"mass": jnp.ones(8)}, {"world": "drift"})
+    >>> traj.ensemble, len(traj), traj[0].states["x"].shape
+    (8, 3, (3, 2))
 
     Leaves of `states` are (frames, ...) for one trajectory and (ensemble, frames, ...) for an ensemble; the shapes tell
     which. Where both would fit it is an ensemble, unless `single` is true. `jax.vmap` over a function that returns a

@@ -116,7 +116,7 @@ class Replacement(Conditioning):
             for leaf in jax.tree.leaves(values):
                 if leaf.shape[:1] != (particles.size,):
                     raise InputError(
-                        f"value must be one for all samples or have a leading axis of {particles.size}, got {leaf.shape}"
+                        f"value must be one for all or have a leading axis of {particles.size}, got shape {leaf.shape}"
                     )
         _compare("value", jax.tree.map(lambda leaf: _struct(leaf, int(not shared)), values), wanted)
         aux = jax.tree.map(

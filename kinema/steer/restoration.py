@@ -114,7 +114,7 @@ class Restoration(Controller):
         return eqx.tree_at(lambda p: p.aux, particles, aux), ledger
 
     def finish(self, x: PyTree, particles: Particles, scene: Scene, ledger: Ledger, key):
-        states, seen, mean = particles.aux
+        states, _, mean = particles.aux
         if self.world is not None:
             fit = partial(fit_motion, self.world, starts=self.starts, iterations=self.iterations)
             mean = jax.vmap(fit)(mean, states, self.observed.weights)

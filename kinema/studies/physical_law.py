@@ -4,6 +4,7 @@ The CPU part of the study: videos of one ball along a line, 64 pixels wide, thre
 network extrapolates speed by being piecewise linear; from pixels it cannot, and that is the claim.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -113,7 +114,7 @@ def both(first: Videos, second: Videos) -> Videos:
 class Predictor(NamedTuple):
     """The network that continues a video; its own frames follow the given ones."""
 
-    net: models.mlp.MLP
+    net: Callable
 
     def __call__(self, pictures: Float[Array, "frames pixels colours"]) -> Float[Array, "frames pixels colours"]:
         given = jnp.zeros_like(pictures).at[:GIVEN].set(pictures[:GIVEN])

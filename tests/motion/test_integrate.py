@@ -11,9 +11,9 @@ import pytest
 from conftest import assert_within_error
 
 from kinema.errors import BudgetExhausted, InputError, NotFinite
-from kinema.motion import METHODS, FunctionLaw, Law, SecondOrder, integrate
+from kinema.motion import METHODS, FunctionLaw, Law, Leapfrog, SecondOrder, integrate
 from kinema.motion.methods import NOISE_ONLY
-from kinema.motion.stepping import counts
+from kinema.motion.stepping import EvenSteps, counts
 
 SYMPLECTIC = ("leapfrog", "yoshida4")  # see test_symplectic.py
 
@@ -129,6 +129,22 @@ def test_one_time_is_the_start():
     assert traj.states.shape == (1, 2) and int(traj.constants["steps"]) == 0
 
 
+def test_single_precision_where_double_is_possible(x64):
+    x0, ts = jnp.ones(2, jnp.float32), np.linspace(0, 1, 4, dtype=np.float32)
+    traj = integrate(FunctionLaw(decay), x0, ts, method="heun", dt=0.01)
+    assert traj.states.dtype == jnp.float32 and jnp.abs(traj.states[-1] - np.exp(-1)).max() < 1e-4
+
+
+def test_a_solver_may_bring_its_step_rule():
+    class Ruled(Leapfrog):
+        def controller(self, ts, dt):
+            return EvenSteps(ts, jnp.asarray(0.25))
+
+    spring, x0 = SecondOrder(lambda t, x, args: -x), {"x": jnp.ones(()), "v": jnp.zeros(())}
+    traj = integrate(spring, x0, [0.0, 1.0, 1.5], method=Ruled())
+    assert int(traj.constants["steps"]) == 6 and traj.meta == {"method": "Ruled"}
+
+
 def test_python_numbers_and_numpy_are_welcome():
     traj = integrate(FunctionLaw(decay), {"x": 1, "y": np.ones(2, np.int64)}, [0, 1])
     assert traj.states["x"][-1] == pytest.approx(np.exp(-1), rel=1e-5) and traj.ts.dtype == jnp.float32
@@ -152,6 +168,8 @@ def test_dense_output_of_symplectic_methods_and_of_ensembles(x64):
     law, ts = SecondOrder(lambda t, x, args: -x), jnp.array([0.0, 2.0])
     run = jax.vmap(lambda x: integrate(law, {"x": x, "v": jnp.zeros(())}, ts, method="yoshida4", dt=0.05, dense=True))
     traj = run(jnp.array([1.0, 2.0]))
+    plain = jax.vmap(lambda x: integrate(FunctionLaw(decay), x, ts, method="heun", dt=0.05, dense=True))(jnp.ones(2))
+    assert plain[0].interpolate(1.3) == pytest.approx(np.exp(-1.3), abs=1e-3)
     assert traj.ensemble == 2
     assert traj[1].interpolate(1.3)["x"] == pytest.approx(2 * np.cos(1.3), abs=1e-5)
     both = jax.vmap(lambda one: one.interpolate(jnp.array(1.3)))(traj)

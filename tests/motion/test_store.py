@@ -329,7 +329,7 @@ def test_disk_full(tmp_path, small_chunks, monkeypatch, change, fail_at):
 def test_disk_full_is_undone(tmp_path, small_chunks, monkeypatch):
     """If old bytes can still be put back, nothing of the failed change stays."""
     make(6).save(tmp_path / "a.zarr")
-    write, calls = disk.write_file, []
+    before, write, calls = set(snapshot(tmp_path / "a.zarr")), disk.write_file, []
 
     def once(path, data):
         calls.append(path)
@@ -341,6 +341,7 @@ def test_disk_full_is_undone(tmp_path, small_chunks, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         store.append(tmp_path / "a.zarr", make(4, 1))
     assert not (tmp_path / "a.zarr" / ".old").exists()
+    assert set(snapshot(tmp_path / "a.zarr")) == before
     group = zarr.open_group(tmp_path / "a.zarr", mode="r", zarr_format=3)
     assert group["states/x"].shape[0] == 6
 
@@ -444,8 +445,17 @@ def test_links_cannot_lead_out(tmp_path):
     chunk = tmp_path / "a.zarr" / "ts" / "c" / "0"
     shutil.move(chunk, tmp_path / "elsewhere")
     chunk.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreCorrupt, match="ts/c/0"):
+    with pytest.raises(StoreCorrupt, match="ts/c/0 is a link out"):
         Trajectory.load(tmp_path / "a.zarr")
+
+
+def test_nothing_is_written_through_a_link(tmp_path, small_chunks):
+    make(4).save(tmp_path / "a.zarr")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "a.zarr" / "states" / "x" / "c" / "1").symlink_to(tmp_path / "home")
+    with pytest.raises(StoreCorrupt, match="link out"):
+        store.append(tmp_path / "a.zarr", make(1, 1))
+    assert not os.listdir(tmp_path / "home")
 
 
 def test_forged_headers(tmp_path):
@@ -459,6 +469,7 @@ def test_forged_headers(tmp_path):
             (lambda ours: ours.update(format=99), InputError),
             (lambda ours: ours["files"].pop("states/x/c/0/0/0/0"), StoreCorrupt),
             (lambda ours: ours.update(files=[1, 2]), StoreCorrupt),
+            (lambda ours: ours["files"]["ts/c/0"].__setitem__(0, "../../home"), StoreCorrupt),
         ]
     ):
         path = tmp_path / f"{i}.zarr"

@@ -111,12 +111,14 @@ class Plan:
         """
         try:
             content = json.loads(text)
-            grid = {name: np.asarray(v) if name != "clean" else v for name, v in content.pop("grid").items()}
-            head = {name: content.pop(name) for name in ("name", "extrapolates")}
+            points = content.pop("grid").items()
+            grid: dict[str, Any] = {name: v if name == "clean" else np.asarray(v) for name, v in points}
+            head: dict[str, Any] = {name: content.pop(name) for name in ("name", "extrapolates")}
             head |= {"grid": Grid(**grid), "notes": tuple(content.pop("notes"))}
 
             def read(body: Mapping[str, list]) -> Plan:
-                return Plan(**head, **{name: np.asarray(values) for name, values in body.items()})
+                columns: dict[str, Any] = {name: np.asarray(values) for name, values in body.items()}
+                return Plan(**head, **columns)
 
             shallow = tuple(read(body) for body in content.pop("fallback"))
             return replace(read(content), fallback=shallow)
