@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAMES]`: speed beside the peers, as a table, results/*.json and results/speed.svg."""
+"""`python -m benchmarks [NAMES]`: speed beside the peers, as a table, results/*.json and a figure for the docs."""
 
 import argparse
 import importlib
@@ -38,7 +38,7 @@ def main() -> int:
             module.main()
     rows = [row for name in COMPARED if (harness.RESULTS / f"{name}.json").is_file() for row in harness.load(name)]
     if rows:
-        harness.draw(rows, harness.RESULTS / "speed.svg")
+        harness.draw(rows)
     return 0
 
 

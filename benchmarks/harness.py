@@ -11,13 +11,14 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
+FIGURE = Path(__file__).parent.parent / "docs" / "images" / "speed.svg"
 PEERS = ("jax", "diffrax", "torch", "diffusers", "k-diffusion", "torchdiffeq", "torchsde", "pymunk")
 
 
@@ -43,7 +44,7 @@ class Row:
 
 
 def pin(threads: int) -> int:
-    """Give this process `threads` of its cores, so that XLA and torch have equally many; call before importing either."""
+    """Give this process `threads` of its cores, the same for XLA and torch; to be called before importing either."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))[:threads]
         os.sched_setaffinity(0, cores)
@@ -112,7 +113,7 @@ def save(name: str, rows: list[Row], threads: int, load: float) -> Path:
         except ImportError:
             continue
     where = {"machine": platform.machine(), "processor": _processor(), "cores": os.cpu_count(), "threads": threads}
-    when = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "load_before": round(load, 2)}
+    when = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "load_before": round(load, 2)}
     file = RESULTS / f"{name}.json"
     file.write_text(
         json.dumps(where | when | {"versions": versions, "rows": [asdict(row) for row in rows]}, indent=1) + "\n"
@@ -125,7 +126,7 @@ def load(name: str) -> list[Row]:
     return [Row(**row) for row in json.loads((RESULTS / f"{name}.json").read_text())["rows"]]
 
 
-def draw(rows: list[Row], file: Path) -> None:
+def draw(rows: list[Row], file: Path = FIGURE) -> None:
     """Ratios as points with their quartiles on a logarithmic axis, targets as ticks; an SVG."""
     from kinema.report.charts import house
 
@@ -139,6 +140,7 @@ def draw(rows: list[Row], file: Path) -> None:
         axes.set(xscale="log", xlabel="times faster than the peer")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.legend(loc="lower right")
+        file.parent.mkdir(exist_ok=True)
         figure.savefig(file, format="svg", metadata={"Date": None})
 
 

@@ -1,5 +1,7 @@
 """The same small networks for both sides, from the same numbers."""
 
+from itertools import pairwise
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ def weights(sizes: tuple[int, ...], seed: int = 0) -> list[tuple[np.ndarray, np.
     random = np.random.default_rng(seed)
     return [
         (random.normal(size=(m, n)).astype(np.float32) / m**0.5, 0.1 * random.normal(size=n).astype(np.float32))
-        for m, n in zip(sizes, sizes[1:])
+        for m, n in pairwise(sizes)
     ]
 
 

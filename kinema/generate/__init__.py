@@ -17,6 +17,6 @@ __getattr__, __dir__, __all__ = attach(
         "solver": ["Grid", "Plan"],
         "sampling": ["Samples", "bind", "sample"],
         "adaptive": ["solve_adaptive"],
-        "likelihood": ["bits_per_dim", "log_prob"],
+        "likelihood": ["bits_per_dim", "dequantise", "log_prob"],
     },
 )

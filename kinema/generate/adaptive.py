@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from kinema.errors import InputError, choose
@@ -163,7 +164,7 @@ def clock_times(path: Path, variable: str, span: tuple[float, float] | None, seg
     step = np.diff(times) * np.sign(stop - start)
     if not (step > 0).all():
         raise InputError(f"span and segments must be in one order, got {times.tolist()}")
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(path)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(path)):
         return clock.value(path, jnp.asarray(times, jnp.result_type(float)))
     (values,) = in_float64(lambda t: clock.value(path, t), times)
     if not np.isfinite(values).all():

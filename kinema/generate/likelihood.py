@@ -60,8 +60,6 @@ def log_prob(
     """
     if divergence not in DIVERGENCES:
         raise InputError(f"divergence must be one of {DIVERGENCES}, got {divergence!r}")
-    if divergence == "hutchinson" and key is None:
-        raise InputError("divergence='hutchinson' needs key, for its random directions")
     if probes < 1:
         raise InputError(f"probes must be at least 1, got {probes}")
     for leaf in jax.tree.leaves(x):
@@ -78,6 +76,8 @@ def log_prob(
     x = jax.tree.map(jnp.asarray, x)
     directions = None
     if divergence == "hutchinson":
+        if key is None:
+            raise InputError("divergence='hutchinson' needs key, for its random directions")
         flat, _ = ravel_pytree(x)
         directions = jr.rademacher(key, (probes, flat.size), flat.dtype)
     flow = _Flow(Clocked(gen.law(0.0, cond, x0), variable), directions)

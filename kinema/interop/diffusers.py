@@ -9,7 +9,7 @@ with P and Q from the plan and the prediction type, fused in float64. See `kinem
 """
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
         MissingExtra: torch or diffusers is not installed.
     """
 
-    _compatibles = [each.name for each in KarrasDiffusionSchedulers]
+    _compatibles: ClassVar[list[str]] = [each.name for each in KarrasDiffusionSchedulers]
 
     @register_to_config
     def __init__(

@@ -1,13 +1,41 @@
-"""Files and folders that change as a whole or not at all."""
+"""Files and folders that change as a whole or not at all, and names that stay inside a folder."""
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kinema.errors import InputError, StoreCorrupt
 from kinema.motion.weights import sync_folder
+
+_NAME = re.compile(r"[^./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,99}")
+
+
+def check_name(name: Any, what: str) -> str:
+    """`name`, if it can be a name in the folder.
+
+    Raises:
+        InputError: it could lead out of the folder, or not every file system could hold it.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(
+            f'{what} must be named by plain text without / \\ : * ? " < > | or a leading dot, got {name!r}'
+        )
+    return name
+
+
+def check_key(key: str) -> str:
+    """A path of such names.
+
+    Raises:
+        InputError: it could lead out of the folder.
+    """
+    for part in key.split("/"):
+        check_name(part, "a file in a store")
+    return key
 
 
 def write_file(path: Path, data: bytes) -> None:

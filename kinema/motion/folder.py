@@ -24,7 +24,7 @@ from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from kinema.errors import InputError, StoreCorrupt
-from kinema.motion.disk import keep, put_back, write_file
+from kinema.motion.disk import check_key, keep, put_back, write_file
 from kinema.motion.weights import atomic_file, sync_folder
 
 _FORMAT = 1
@@ -35,8 +35,7 @@ _DTYPES = ["bool", *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16
 _DTYPES += ["float16", "float32", "float64", "complex64", "complex128"]
 _ZARR_CONFIG: Any = {"write_empty_chunks": True}  # a chunk that is not there is then always damage, never zeros
 _CODECS = {"bytes", "zstd"}  # what `add` writes; any other codec would be somebody else's code path
-_DIGEST = re.compile("[0-9a-f]{64}").fullmatch
-_NAME = re.compile(r"[^./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,99}")
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Folder(Store):
@@ -257,7 +256,9 @@ def open_folder(root: Path, *, read_only: bool = True) -> Folder:
             raise KeyError("node_type")
         body = {key: ours[key] for key in ("format", "header", "files")}
         intact = ours["sha256"] == _digest(body)
-        files = {check_key(key): (_DIGEST(digest)[0], int(size)) for key, (digest, size) in body["files"].items()}
+        files = {check_key(key): (digest, int(size)) for key, (digest, size) in body["files"].items()}
+        if not all(_DIGEST.fullmatch(digest) for digest, _ in files.values()):
+            raise ValueError("SHA-256")
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -267,30 +268,6 @@ def open_folder(root: Path, *, read_only: bool = True) -> Folder:
     if body["format"] != _FORMAT:
         raise InputError(f"{root} has format {body['format']}; this version of Kinema reads format {_FORMAT}")
     return Folder(root, files, body["header"], read_only=read_only)
-
-
-def check_name(name: Any, what: str) -> str:
-    """`name`, if it can be a name in the folder.
-
-    Raises:
-        InputError: it could lead out of the folder, or not every file system could hold it.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InputError(
-            f'{what} must be named by plain text without / \\ : * ? " < > | or a leading dot, got {name!r}'
-        )
-    return name
-
-
-def check_key(key: str) -> str:
-    """A path of such names.
-
-    Raises:
-        InputError: it could lead out of the folder.
-    """
-    for part in key.split("/"):
-        check_name(part, "a file in a store")
-    return key
 
 
 def _chunk_shape(shape, itemsize, grows):

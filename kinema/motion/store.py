@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 
 import kinema
 from kinema.errors import InputError, StoreCorrupt
-from kinema.motion.disk import explained, place, publish, recover, writing
+from kinema.motion.disk import check_name, explained, place, publish, recover, writing
 from kinema.motion.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -162,8 +162,6 @@ def _encode(traj):
 
 def _flatten(tree, name, axes, arrays, depth=0) -> Any:
     """What the tree is made of, as JSON; its arrays go into `arrays`."""
-    from kinema.motion.folder import check_name
-
     if depth > _DEPTH:
         raise InputError(f"states are nested more than {_DEPTH} deep")
     if tree is None:
@@ -186,8 +184,6 @@ def _flatten(tree, name, axes, arrays, depth=0) -> Any:
 
 
 def _unflatten(structure, name, get, depth=0) -> PyTree:
-    from kinema.motion.folder import check_name
-
     if depth > _DEPTH:
         raise StoreCorrupt(f"states are nested more than {_DEPTH} deep")
     match structure:
@@ -205,8 +201,6 @@ def _unflatten(structure, name, get, depth=0) -> PyTree:
 
 
 def _decode(folder: "Folder", ensemble, frames) -> dict[str, Any]:
-    from kinema.motion.folder import check_name
-
     header = _header(folder)
     size = header["ensemble"]
     stored_ts = folder.array("ts")

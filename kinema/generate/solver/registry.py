@@ -33,6 +33,9 @@ class Named:
     grid: str = "karras"
     empty_grid: str = "uniform-time"
 
+    def __call__(self, path, grid: Grid, **options) -> Plan:
+        return self.build(path, grid, **{**self.options, **options})
+
 
 def corrected(
     path, grid: Grid, *, rule: str = "annealed", snr: float = 0.16, corrections: int = 1, eta: float = 1.0
@@ -88,7 +91,7 @@ def make(name: str, path, steps: int | None = None, grid: Grid | str | None = No
             raise InputError("steps is missing: how many steps from source to data")
         check_count("steps", steps)
         grid = _grid(grid or (named.empty_grid if empty else named.grid), path, steps)
-    return named.build(path, grid, **{**named.options, **(named.empty if empty else {}), **options})
+    return named(path, grid, **{**(named.empty if empty else {}), **options})
 
 
 def _grid(name: str, path, steps: int) -> Grid:

@@ -60,7 +60,7 @@ def churn(
         here, lift = _point(grid, i), STAY
         if gamma > 0 and low <= kappa <= high and np.isfinite(kappa):
             here, lift = _lift(grid, here, kappa * (1 + gamma), noise)
-        _step(path, draft, here, _point(grid, i + 1), i + 1, clean=grid.clean and i == grid.steps - 1, lift=lift)
+        _step(path, draft, here, _point(grid, i + 1), i + 1, lift=lift)
     return draft.plan()
 
 
@@ -97,25 +97,15 @@ def restart(
     powers = np.linspace(high ** (1 / rho), kappa[turn] ** (1 / rho), inner + 1)
     draft = Draft("restart", grid, extrapolates=extrapolates, history=2)
     for i in range(grid.steps):
-        last = grid.clean and i == grid.steps - 1
-        _step(path, draft, _point(grid, i), _point(grid, i + 1), i + 1, clean=last, whole=i + 1 != turn)
+        _step(path, draft, _point(grid, i), _point(grid, i + 1), i + 1, whole=i + 1 != turn)
         if i + 1 != turn:
             continue
         top, lift = _lift(grid, _point(grid, turn), high, 1.0)
         points = [top, *(grid.at_noise_ratio(power**rho) for power in powers[1:-1]), _point(grid, turn)]
         for repeat in range(repeats):
             for k in range(inner):
-                landed = repeat == repeats - 1 and k == inner - 1
-                _step(
-                    path,
-                    draft,
-                    points[k],
-                    points[k + 1],
-                    turn,
-                    clean=False,
-                    lift=lift if k == 0 else STAY,
-                    whole=landed,
-                )
+                landed, up = repeat == repeats - 1 and k == inner - 1, lift if k == 0 else STAY
+                _step(path, draft, points[k], points[k + 1], turn, lift=up, whole=landed)
     return draft.plan()
 
 
@@ -135,9 +125,9 @@ def _lift(grid: Grid, here: Point, kappa: float, noise: float) -> tuple[Point, t
     return there, (there[1] / here[1], there[1] * noise * grown)
 
 
-def _step(path, draft: Draft, here: Point, there: Point, after: int, *, clean: bool, lift=STAY, whole: bool = True):
+def _step(path, draft: Draft, here: Point, there: Point, after: int, *, lift=STAY, whole: bool = True):
     """One Heun step; onto s = 0 one of Euler."""
-    pair = Grid(*np.array([here, there]).T, clean=clean)
+    pair = Grid(*np.array([here, there]).T, clean=draft.grid.clean and there[3] == 0)
     held = Held(path, pair, draft.extrapolates, VARIABLE.get(draft.extrapolates, "?"))
     x, H = held.step(0, [0])
     first = {"t": here[0], "r": lift[0], "n": lift[1]}
