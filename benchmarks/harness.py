@@ -79,11 +79,13 @@ def compare(
     difference = None if tolerance is None else float(np.abs(x - y).max() / np.abs(y).max())
     if difference is not None and not difference <= tolerance:
         raise AssertionError(f"{case}: Kinema and {peer} differ by {difference:.2g}, allowed {tolerance:g}")
+    bursts = [_burst(run) for run in (ours, theirs)]
     times, ends = [], time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < ends:
         # the order changes, so that neither side always finds the other's data in the cache
-        pair = (_time(ours), _time(theirs)) if len(times) % 2 else (_time(theirs), _time(ours))[::-1]
-        times.append(pair)
+        first, second = (0, 1) if len(times) % 2 else (1, 0)
+        sides = {first: _time(*bursts[first]), second: _time(*bursts[second])}
+        times.append((sides[0], sides[1]))
     (mine, my_cpu), (others, their_cpu) = np.array(times).transpose(1, 2, 0)
     low, ratio, high = (float(v) for v in np.percentile(others / mine, [25, 50, 75]))
     cpu_ratio = float(np.median(their_cpu / np.maximum(my_cpu, 1e-9)))
@@ -144,11 +146,17 @@ def draw(rows: list[Row], file: Path = FIGURE) -> None:
         figure.savefig(file, format="svg", metadata={"Date": None})
 
 
-def _time(run: Callable[[], np.ndarray]) -> tuple[float, float]:
-    """Seconds that passed, and seconds of the processor in all threads."""
+def _burst(run: Callable[[], np.ndarray]) -> tuple[Callable[[], np.ndarray], int]:
+    """A run and how many calls in a row take about 3 ms: short ones would else be timed with cold caches."""
+    return run, max(1, round(3e-3 / min(_time(run, 1)[0] for _ in range(5))))
+
+
+def _time(run: Callable[[], np.ndarray], calls: int) -> tuple[float, float]:
+    """Seconds a call that passed, and seconds of the processor in all threads."""
     wall, processor = time.perf_counter(), time.process_time()
-    run()
-    return time.perf_counter() - wall, time.process_time() - processor
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - wall) / calls, (time.process_time() - processor) / calls
 
 
 def _processor() -> str:

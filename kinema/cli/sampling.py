@@ -98,16 +98,14 @@ def in_parts(job: Job, draw: Callable[..., PyTree], *, name: str, whole: bool = 
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: job.n], *parts)
 
 
-def as_motion(
-    job: Job, states: PyTree, about: dict[str, Any], constants: dict[str, Any] | None = None
-) -> Trajectory | Dataset:
+def as_motion(job: Job, states: PyTree, about: dict[str, Any]) -> Trajectory | Dataset:
     """Samples with what is known of them: times, labels, world and settings."""
     sample = job.run.config.sample
-    world = sample.world or {}
-    meta = {"version": kinema.__version__, **world, **about}
+    origin = {name: value for name, value in (sample.world or {}).items() if name in ("world", "parameters", "units")}
+    meta = {"version": kinema.__version__, **origin, **about}
     labels = None if job.labels is None else job.labels.astype(np.int32)
     ts = None if sample.ts is None else np.asarray(sample.ts)
-    data = Dataset(states, labels, ts, constants or {}, meta)
+    data = Dataset(states, labels, ts, meta=meta)
     return data if ts is None else data.trajectory()
 
 

@@ -99,22 +99,25 @@ def steer(
         n, method, steps = n or 256, method or "law-projection", steps or 12
         controller = methods.make(method, law, settings)
     job = prepare(run, n, solver=solver, steps=steps, grid=grid, label=label, guidance=guidance, seed=seed)
-    gen, codec, spent = job.generator, job.run.codec, {"evaluations": 0, "rewards": 0}
+    gen, codec, spent, drawn = job.generator, job.run.codec, {"evaluations": 0, "rewards": 0}, 0
 
     def draw(size, *, key, cond, rows):
+        nonlocal drawn
         if seen is not None:
             result = restore(gen, codec, some(seen, rows), key=key, world=law, rounds=steps, cond=cond)
         else:
             result = run_controller(
                 gen, job.plan, controller, size, key=key, shape=job.run.shape, codec=codec, cond=cond
             )
+        drawn += size
         for name in spent:
             spent[name] += int(getattr(result.ledger, name))
         return result.x
 
     states = in_parts(job, draw, name=method, whole=method in methods.POPULATION)
-    about = {"steered": job.settings | {"method": method, **settings, **spent}}
-    write(out, as_motion(job, states, about), overwrite=overwrite)
+    about = {"method": method, "run": str(run), "seed": seed, **spent}
+    about |= {"rounds": steps, "observed": str(observed)} if seen is not None else job.settings | settings | spent
+    write(out, as_motion(job, states, {"steered": about}), overwrite=overwrite)
     facts = {"samples": n, "method": method, **spent, "seed": seed}
-    each = round(spent["evaluations"] / n)
+    each = spent["evaluations"] // drawn
     done(out, f"{n} samples by {method}, {each} evaluations each", started, as_json=json, **facts)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
@@ -110,14 +111,14 @@ def dequantise(values: Any, levels: int, *, key) -> Array:
     """Whole numbers 0 .. levels - 1 to 2 (values + U) / levels - 1 with U uniform in [0, 1): a density over [-1, 1).
 
     Raises:
-        InputError: values that are not whole numbers, or outside 0 .. levels - 1.
+        InputError: values that are not whole numbers, or outside 0 .. levels - 1 (unseen in compiled code).
     """
-    values = np.asarray(values)
-    if values.dtype.kind not in "iu":
-        raise InputError(f"values must be whole numbers, got {values.dtype}")
-    if values.size and not (values.min() >= 0 and values.max() < levels):
-        raise InputError(f"values must be in 0 .. {levels - 1}, got {values.min()} to {values.max()}")
-    return 2 * (jnp.asarray(values, jnp.result_type(float)) + jr.uniform(key, values.shape)) / levels - 1
+    kind = jnp.result_type(values)
+    if not jnp.issubdtype(kind, jnp.integer):
+        raise InputError(f"values must be whole numbers, got {kind}")
+    if not isinstance(values, Tracer) and np.size(values) and not (0 <= np.min(values) and np.max(values) < levels):
+        raise InputError(f"values must be in 0 .. {levels - 1}, got {np.min(values)} to {np.max(values)}")
+    return 2 * (jnp.asarray(values, jnp.result_type(float)) + jr.uniform(key, jnp.shape(values))) / levels - 1
 
 
 class _Flow(eqx.Module):

@@ -108,7 +108,7 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             InputError: both or neither of steps and timesteps; what `grids.discrete` and the solver refuse.
         """
-        config = self.config
+        config = self._options
         spacing = "karras" if config.use_karras_sigmas and timesteps is None else config.timestep_spacing
         grid = grids.discrete(
             self.alphas_cumprod.double().numpy(),
@@ -118,8 +118,7 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
             offset=config.steps_offset,
             clean=config.final_sigmas_type == "zero",
         )
-        named = PATHLESS[config.solver]
-        plan = named.build(None, grid, **{**named.options, **(config.solver_options or {})})
+        plan = PATHLESS[config.solver](None, grid, **(config.solver_options or {}))
         if plan.extrapolates == "velocity":
             raise InputError("a table of diffusers has no velocity; extrapolate 'data' or 'noise'")
         self.plan, self.num_inference_steps = plan, grid.steps
@@ -213,7 +212,12 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
         return a * original_samples + s * noise
 
     def __len__(self) -> int:
-        return self.config.num_train_timesteps
+        return self._options.num_train_timesteps
+
+    @property
+    def _options(self) -> Any:
+        """The configuration, whose names diffusers does not declare."""
+        return self.config
 
     def _levels(self, plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(a, s) at every evaluation and at the end, and the (fractional) table indices of the evaluations."""
@@ -250,7 +254,7 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
 
     def _mean(self, model_output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """The prediction, without the variance that some networks return beside it."""
-        if str(self.config.variance_type).startswith("learned") and model_output.shape[1] == 2 * sample.shape[1]:
+        if str(self._options.variance_type).startswith("learned") and model_output.shape[1] == 2 * sample.shape[1]:
             return model_output[:, : sample.shape[1]]
         return model_output
 

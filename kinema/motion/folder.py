@@ -24,8 +24,10 @@ from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from kinema.errors import InputError, StoreCorrupt
-from kinema.motion.disk import check_key, keep, put_back, write_file
+from kinema.motion.disk import check_key, check_name, keep, put_back, write_file
 from kinema.motion.weights import atomic_file, sync_folder
+
+__all__ = ["Folder", "check_name", "is_folder", "open_folder"]
 
 _FORMAT = 1
 _ROOT = "zarr.json"

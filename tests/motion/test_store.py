@@ -246,7 +246,7 @@ def test_killed_while_appending(tmp_path, small_chunks, every_moment):
         back = Trajectory.load(copy / "a.zarr")
         seen.add(back.ensemble)
         assert same(back, old if back.ensemble == 6 else rows(old, new))
-    assert seen == {6, 10} and len(copies) >= 8
+    assert seen == {6, 10} and len(copies) >= 7
     for copy in copies[::3]:  # whoever appends next starts from a whole store
         back = Trajectory.load(copy / "a.zarr")
         store.append(copy / "a.zarr", newest)
