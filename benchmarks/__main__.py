@@ -4,6 +4,7 @@ import argparse
 import importlib
 import importlib.util
 import os
+import subprocess
 import sys
 
 from benchmarks import harness
@@ -27,17 +28,18 @@ def main() -> int:
         print(f"not installed: {', '.join(sorted(missing))}; `make bench` installs the peers", file=sys.stderr)
         return 1
     load = os.getloadavg()[0]
-    threads = harness.pin(options.threads) if COMPARED.keys() & set(names) else options.threads
-    print(f"load {load:.1f} on {os.cpu_count()} cores; {threads} thread(s) a side; ratio: peer / Kinema [quartiles]")
+    for name in [name for name in names if name in OTHERS]:  # before cores are taken from this process
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+    names = [name for name in names if name in COMPARED]
+    threads = harness.pin(options.threads) if names else 0
+    if names:
+        print(
+            f"load {load:.1f} on {os.cpu_count()} cores; {threads} thread(s) a side; ratio: peer / Kinema [quartiles]"
+        )
     for name in names:
-        module = importlib.import_module(f"benchmarks.{name}")
-        if name in COMPARED:
-            harness.save(name, module.run(options.seconds), threads, load)
-        else:
-            sys.argv = [name]
-            module.main()
+        harness.save(name, importlib.import_module(f"benchmarks.{name}").run(options.seconds), threads, load)
     rows = [row for name in COMPARED if (harness.RESULTS / f"{name}.json").is_file() for row in harness.load(name)]
-    if rows:
+    if names:
         harness.draw(rows)
     return 0
 

@@ -132,7 +132,7 @@ def draw(rows: list[Row], file: Path = FIGURE) -> None:
     """Ratios as points with their quartiles on a logarithmic axis, targets as ticks; an SVG."""
     from kinema.report.charts import house
 
-    with house(6.4, 0.9 + 0.27 * len(rows)) as (figure, axes):
+    with house(7.0, 1.1 + 0.27 * len(rows)) as (figure, axes):
         for place, row in enumerate(reversed(rows)):
             axes.plot([row.low, row.high], [place, place], color="C0", lw=2)
             axes.plot(row.ratio, place, "o", color="C0", label="measured, quartiles" if place == 0 else None)
@@ -141,7 +141,7 @@ def draw(rows: list[Row], file: Path = FIGURE) -> None:
         axes.set_yticks(range(len(rows)), [f"{row.case} / {row.peer}" for row in reversed(rows)])
         axes.set(xscale="log", xlabel="times faster than the peer")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside upper right", ncols=2)
         file.parent.mkdir(exist_ok=True)
         figure.savefig(file, format="svg", metadata={"Date": None})
 

@@ -19,8 +19,11 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-CACHE = os.path.join(os.path.dirname(__file__), "..", ".cache", "jax")
-jax.config.update("jax_compilation_cache_dir", os.path.abspath(CACHE))
+# One folder a worker: JAX does not lock its cache, and a half-written program crashes whoever reads it
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+CACHE = os.path.join(os.path.dirname(__file__), "..", ".cache", "jax", WORKER)
+if not os.environ.get("CI"):  # a fresh clone has nothing to read
+    jax.config.update("jax_compilation_cache_dir", os.path.abspath(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

@@ -116,7 +116,7 @@ def dequantise(values: Any, levels: int, *, key) -> Array:
     kind = jnp.result_type(values)
     if not jnp.issubdtype(kind, jnp.integer):
         raise InputError(f"values must be whole numbers, got {kind}")
-    if not isinstance(values, Tracer) and np.size(values) and not (0 <= np.min(values) and np.max(values) < levels):
+    if not isinstance(values, Tracer) and np.size(values) and not (np.min(values) >= 0 and np.max(values) < levels):
         raise InputError(f"values must be in 0 .. {levels - 1}, got {np.min(values)} to {np.max(values)}")
     return 2 * (jnp.asarray(values, jnp.result_type(float)) + jr.uniform(key, jnp.shape(values))) / levels - 1
 

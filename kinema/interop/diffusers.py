@@ -81,7 +81,7 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
             num_train_timesteps=num_train_timesteps,
             beta_start=beta_start,
             beta_end=beta_end,
-            beta_schedule=beta_schedule,
+            beta_schedule=beta_schedule,  # pyright: ignore[reportArgumentType]  (it refuses unknown names itself)
             trained_betas=trained_betas,
             rescale_betas_zero_snr=rescale_betas_zero_snr,
         ).alphas_cumprod.clone()

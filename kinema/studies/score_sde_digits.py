@@ -1,5 +1,6 @@
 """Score SDEs learnt on 8 x 8 digits: bits a dimension of two paths, and pictures drawn under conditions."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -11,8 +12,9 @@ from jaxtyping import Array, Float, Int
 
 from kinema import learn, models
 from kinema.errors import require
-from kinema.generate import VP, Denoising, Generator, Path, bits_per_dim, dequantise, log_prob, solver
+from kinema.generate import VP, Denoising, Generator, Path, bits_per_dim, dequantise, log_prob
 from kinema.generate.objective import capped
+from kinema.generate.solver import ancestral, grids
 from kinema.report.charts import house
 from kinema.steer import Controller, condition_on_mask, condition_on_projection, guide_by_classifier, steer
 
@@ -86,7 +88,7 @@ class Classifier(eqx.Module):
     """Logits of ten labels from a noisy picture and its signal."""
 
     path: Path
-    net: models.mlp.MLP
+    net: Callable
     readout: Float[Array, "pixels labels"]
 
     def log_probs(self, t, x: Float[Array, "..."]) -> Float[Array, " labels"]:
@@ -163,7 +165,7 @@ def fit_pictures(data: Digits, width: int, steps: int, key) -> Pictures:
 def draw(made: Pictures, controller: Controller, n: int, key) -> Float[Array, "n 8 8 3"]:
     """Coloured digits under a controller."""
     path = made.generator.path
-    plan = solver.ancestral(path, solver.grids.log_snr(path, EVALUATIONS, low=-4.5, high=4.5))
+    plan = ancestral(path, grids.log_snr(path, EVALUATIONS, low=-4.5, high=4.5))
     return steer(made.generator, plan, controller, n, key=key, shape=(8, 8, 3)).x
 
 

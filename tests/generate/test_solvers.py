@@ -124,7 +124,10 @@ def test_point_data_keeps_its_law_exactly(path, eta):
         lambda: solver.dpmpp(path, grid, order=3, eta=eta),
     ]
     for build in builders:
-        assert np.isclose(final_variance(path, build(), 0.0), grid.s[-1] ** 2, rtol=1e-10)
+        plan = build()
+        assert np.isclose(final_variance(path, plan, 0.0), grid.s[-1] ** 2, rtol=1e-10)
+        mean = run(plan, lambda t, x: np.array([0.7]), np.array([0.7 * grid.a[0]]), np.zeros((9, 1)))
+        assert np.isclose(mean[0], 0.7 * grid.a[-1], rtol=1e-10)
 
 
 STOCHASTIC = {
@@ -206,16 +209,16 @@ def test_fallback_rows_are_those_of_a_fresh_start(build):
         assert rows.c[i + age] == fresh.c[age]
 
 
-def test_fallback_after_a_heun_start_uses_only_the_new_history():
-    grid = grids.karras(PATH, 8)
-    plan = solver.adams(PATH, grid, order=4, start="heun")
-    plain = solver.adams(PATH, grid, order=4)
-    assert plan.nfe == plain.nfe + 1 and plan.fallback[0].nfe == plan.nfe
-    for j in range(2, plan.nfe):
-        for age in range(min(3, j - 1)):
-            row = plan.fallback[age].M[j, 0]
-            assert not row[3 + age :].any()
-            assert np.allclose(row[: 3 + age], plain.fallback[age].M[j - 1, 0][: 3 + age])
+def test_a_heun_start_is_heun_and_costs_nothing():
+    """Row 1 holds what Heun's second stage makes of point 1, then the two-step method from there."""
+    grid = grids.karras(PATH, 6)
+    plan, plain, heun = solver.adams(PATH, grid, start="heun"), solver.adams(PATH, grid), solver.heun(PATH, grid)
+    assert plan.nfe == plain.nfe
+    corrected, two_step = heun.M[1, 0], plain.M[1, 0]
+    assert np.isclose(plan.M[1, 0, 1], two_step[0] * corrected[1])
+    assert np.allclose(plan.M[1, 0, 2:4], two_step[0] * corrected[2:] + two_step[2:4])
+    assert np.allclose(plan.M[2:], plain.M[2:]) and np.allclose(plan.M[0, 0], plain.M[0, 0])
+    assert np.allclose(plan.fallback[0].M[1], plain.fallback[0].M[1])
 
 
 def test_one_method_has_many_names():
@@ -316,7 +319,7 @@ GRID = grids.karras(PATH, 6)
         (lambda: solver.dpmpp(PATH, GRID, variant="mid"), "'midpoint' or 'heun'"),
         (lambda: solver.dpmpp(PATH, GRID, form="score"), "form must be"),
         (lambda: solver.dpmpp(PATH, GRID, eta=-1.0), "eta must be 0, or positive"),
-        (lambda: solver.dpmpp(PATH, GRID, eta=1.0, start="heun"), "corrects points without noise"),
+        (lambda: solver.dpmpp(PATH, GRID, eta=1.0, start="heun"), "corrects a point without noise"),
         (lambda: solver.dpmpp(PATH, GRID, start="rk"), "start must be"),
         (lambda: solver.euler(PATH, GRID, extrapolates="score"), "cannot hold 'score'"),
         (lambda: solver.heun(PATH, GRID, extrapolates="score"), "cannot hold 'score'"),

@@ -25,7 +25,7 @@ def ring(key, n=512):
 
 
 def test_learns_a_ring_in_physical_units(key, tmp_path):
-    run = train(ring(key), key=key, steps=300, folder=tmp_path / "run", **TINY)
+    run = train(ring(key), key=key, steps=1000, folder=tmp_path / "run", **TINY)
     assert run.shape == (2,)
     x = sample(run.generator, make("dpmpp-2m", run.generator.path, 12), 256, key=key, shape=run.shape).x
     x = np.asarray(jax.vmap(run.codec.decode)(x))
@@ -38,7 +38,7 @@ def test_learns_a_ring_in_physical_units(key, tmp_path):
     # The folder holds the same generator, and remembers how it came to be.
     back = load_run(tmp_path / "run")
     np.testing.assert_array_equal(back.generator(0.5, jnp.ones(2)).data, run.generator(0.5, jnp.ones(2)).data)
-    assert back.config.training["steps"] == 300
+    assert back.config.training["steps"] == 1000
     assert (tmp_path / "run" / "history.json").is_file()
 
 

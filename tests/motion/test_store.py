@@ -329,11 +329,10 @@ def test_disk_full(tmp_path, small_chunks, monkeypatch, change, fail_at):
 def test_disk_full_is_undone(tmp_path, small_chunks, monkeypatch):
     """If old bytes can still be put back, nothing of the failed change stays."""
     make(6).save(tmp_path / "a.zarr")
-    before, write, calls = set(snapshot(tmp_path / "a.zarr")), disk.write_file, []
+    before, write = set(snapshot(tmp_path / "a.zarr")), disk.write_file
 
     def once(path, data):
-        calls.append(path)
-        if len(calls) == 6:
+        if "constants" in path.parts:  # written last, after new chunks of the states
             raise OSError(28, "No space left on device")
         write(path, data)
 
@@ -469,7 +468,6 @@ def test_forged_headers(tmp_path):
             (lambda ours: ours.update(format=99), InputError),
             (lambda ours: ours["files"].pop("states/x/c/0/0/0/0"), StoreCorrupt),
             (lambda ours: ours.update(files=[1, 2]), StoreCorrupt),
-            (lambda ours: ours["files"]["ts/c/0"].__setitem__(0, "../../home"), StoreCorrupt),
         ]
     ):
         path = tmp_path / f"{i}.zarr"
@@ -477,6 +475,13 @@ def test_forged_headers(tmp_path):
         forge(path, change)
         with pytest.raises(error):
             Trajectory.load(path)
+
+
+def test_a_checksum_is_not_a_path(tmp_path):
+    make().save(tmp_path / "a.zarr")
+    forge(tmp_path / "a.zarr", lambda ours: ours["files"]["ts/c/0"].__setitem__(0, "../../home"))
+    with pytest.raises(StoreCorrupt, match="manifest"):
+        Trajectory.load(tmp_path / "a.zarr")
 
 
 def test_foreign_codecs_are_refused(tmp_path):

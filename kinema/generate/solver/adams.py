@@ -24,7 +24,7 @@ def adams(
     """Adams-Bashforth of order 1 to 5 on the noise (in kappa) or the velocity (in t).
 
     `variable=False` has the weights of equal steps whatever the grid (PLMS), and the order only there. `start="heun"`
-    spends one more evaluation to start at order 3.
+    corrects the first point, which lifts the order of the whole from 2 to 3 at no further call.
 
     Raises:
         InputError: order not in 1 .. 5; unknown `extrapolates` or `start`; the noise on a grid that starts where a = 0.

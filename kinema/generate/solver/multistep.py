@@ -27,9 +27,9 @@ def multistep(
 ) -> Plan:
     """The plan in which step i goes through the last `order` predictions.
 
-    The order grows from 1 as the history fills. `start="heun"` corrects the first two points by their own predictions,
-    for one more evaluation: without it a method of order above 2 is of order 2 as a whole. `lower_final` brings the
-    order back to 1 at the end. `noise(i)` is what step i adds.
+    The order grows from 1 as the history fills. With `start="heun"` the first prediction at point 1 also corrects that
+    point before the next step, at no further call: without it a method of order above 2 is of order 2 as a whole, with
+    it of order 3. `lower_final` brings the order back to 1 at the end. `noise(i)` is what step i adds.
 
     Raises:
         InputError: order not in 1 .. highest; an unknown start; `start="heun"` in a method that adds noise.
@@ -39,42 +39,20 @@ def multistep(
         raise InputError(f"start must be 'euler' or 'heun', got {start!r}")
     noises = [noise(i) for i in range(grid.steps)]
     if start == "heun" and any(noises):
-        raise InputError("start='heun' corrects points without noise; use start='euler' with eta > 0")
-    extra = int(start == "heun" and order > 1 and grid.steps > 2)
+        raise InputError("start='heun' corrects a point without noise; use start='euler' with eta > 0")
+    corrects = start == "heun" and order > 1
 
-    def history(nodes: Sequence[int], weights: np.ndarray) -> np.ndarray:
-        """Weights by age. A Heun start leaves the prediction at the uncorrected point 1 behind, unused."""
-        H = np.zeros(max(nodes[0] - node for node in nodes) + 1 + extra)
-        H[[nodes[0] - node + extra * (node == 0 < nodes[0]) for node in nodes]] = weights
-        return H
-
-    def plain(i: int, age: int) -> dict[str, Any]:
+    def row(i: int, age: int) -> dict[str, Any]:
         count = min(order, age + 1, grid.steps - i if lower_final else order)
-        nodes = [i - back for back in range(count)]
-        x, weights = rule(i, nodes)
-        return {"after": i + 1, "x": x, "H": history(nodes, weights)[: order + extra], "c": noises[i]}
+        x, H = rule(i, [i - back for back in range(count)])
+        plain = {"after": i + 1, "x": x, "H": H, "c": noises[i]}
+        if corrects and i == 0:
+            return plain | {"keep": HERE}
+        if corrects and i == 1 and age == 1:
+            anchor, correction = rule(0, [1, 0])
+            H = x * correction + np.r_[H, np.zeros(2 - len(H))]
+            return plain | {"x": 0.0, "anchor": x * anchor, "H": H}
+        return plain
 
-    def row(j: int, age: int) -> dict[str, Any]:
-        i, age = j - extra, min(age, max(j - extra, 0))
-        if extra and j == 0:
-            return plain(0, 0) | {"keep": HERE, "whole": False}
-        if extra and j == 1:
-            anchor, weights = rule(0, [1, 0])
-            return {"after": 1, "t": grid.times[1], "x": 0.0, "anchor": anchor, "H": weights}
-        if extra and i == 1:
-            return plain(i, age) | {"keep": HERE}
-        if extra and i == 2 and age == 2 and order > 2:
-            return {"after": 3} | _corrected(rule, history)
-        return plain(i, age)
-
-    return assemble(
-        name, grid, row, grid.steps + extra, extrapolates=extrapolates, history=order + extra, depth=order - 1
-    )
-
-
-def _corrected(rule: Rule, history: Callable) -> dict[str, Any]:
-    """Step 2 from the point 2 that its own prediction has corrected."""
-    nodes = [2, 1, 0]
-    anchor, correction = rule(1, nodes)
-    x, weights = rule(2, nodes)
-    return {"x": 0.0, "anchor": x * anchor, "H": history(nodes, x * correction + weights)}
+    options = {"extrapolates": extrapolates, "history": order, "depth": order - 1}
+    return assemble(name, grid, row, grid.steps, **options)

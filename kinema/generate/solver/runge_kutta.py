@@ -127,7 +127,7 @@ def _lift(grid: Grid, here: Point, kappa: float, noise: float) -> tuple[Point, t
 
 def _step(path, draft: Draft, here: Point, there: Point, after: int, *, lift=STAY, whole: bool = True):
     """One Heun step; onto s = 0 one of Euler."""
-    pair = Grid(*np.array([here, there]).T, clean=draft.grid.clean and there[3] == 0)
+    pair = Grid(*np.array([here, there]).T, clean=draft.grid.clean and bool(there[3] == 0))
     held = Held(path, pair, draft.extrapolates, VARIABLE.get(draft.extrapolates, "?"))
     x, H = held.step(0, [0])
     first = {"t": here[0], "r": lift[0], "n": lift[1]}
