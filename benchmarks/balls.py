@@ -3,7 +3,7 @@
     python benchmarks/balls.py            # about a minute
     python benchmarks/balls.py --hits 200 --balls 2 4
 
-Each line runs `worlds` boxes of n balls until they have had about `hits` hits each, in one call. The best of five
+Each line runs `worlds` boxes of n balls until they have had about `hits` hits each, in one call. The best of three
 calls counts; "per cpu s" is per second of processor time of all threads, which a crowded machine changes less.
 """
 
@@ -42,7 +42,7 @@ def ours(n: int, worlds: int, hits: int, gravity: float = 0.0) -> dict[str, floa
     run = run.compile()
     compiling = time.process_time() - begin
     walls, processors = [], []
-    for _ in range(5):
+    for _ in range(3):
         wall, processor = time.perf_counter(), time.process_time()
         out = jax.block_until_ready(run(ball_events.Bodies(*columns), jnp.array([span]), x, v))
         walls.append(time.perf_counter() - wall)

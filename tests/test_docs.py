@@ -3,6 +3,7 @@
 Sizes are made small first: what a block does is kept, how much of it is not. `make` lines are CI's own business.
 """
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -60,3 +61,11 @@ def test_the_readme_begins_as_the_quick_start():
     start = (ROOT / "docs" / "index.md").read_text().split("## Where to go")[0]
     plain = start.replace("(your-data.md)", "(docs/your-data.md)")
     assert (ROOT / "README.md").read_text().startswith(plain.rstrip())
+
+
+def test_the_readme_shows_the_kept_evidence():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (ROOT / "README.md").read_text()
+    assert module.with_table(text) == text, "run `python docs/readme.py`"
