@@ -75,6 +75,5 @@ $(FULL): $(CORE)
 $(PEERS): $(FULL)
 	@echo "==> Peers to measure against into $(VENV)"
 	$(PIP) install -c constraints.txt --group peers
-	$(PIP) install --no-deps k-diffusion==0.1.1.post1
 	$(PIP) install -c constraints.txt --no-deps k-diffusion
 	@touch $@
