@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from kinema.generate import VE, VP, MixturePosterior, SubVP, log_prob, sample
 from kinema.generate.fields import convert
 from kinema.generate.generator import moments_in_float64
-from kinema.generate.solver import Grid, Plan, ancestral, euler, grids, predictor_corrector, reverse_diffusion
+from kinema.generate.solver import Grid, Plan, ancestral, euler, grids, predictor_corrector
 from kinema.generate.solver.plan import Draft
 from kinema.report.charts import error_against_nfe
 from kinema.report.picture import Picture
@@ -192,11 +192,7 @@ def probability_flow(path, grid: Grid) -> Plan:
     return draft.plan()
 
 
-PREDICTORS: dict[str, Callable] = {
-    "probability flow": probability_flow,
-    "reverse diffusion": reverse_diffusion,
-    "exponential Euler": euler,
-}
+PREDICTORS: dict[str, Callable] = {"probability flow": probability_flow, "exponential Euler": euler}
 
 
 def langevin(path, grid: Grid) -> Plan:

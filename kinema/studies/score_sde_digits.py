@@ -203,7 +203,8 @@ def sheet(rows, names):
     with house(0.42 * max(map(len, rows)) + 0.9, 0.44 * height, nrows=height, squeeze=False) as (figure, grid):
         for axes, row, name in zip(grid[:, 0], rows, names):
             values = np.clip((np.asarray(row) + 1) / 2 * 1.2, 0, 1)
-            apart = np.pad(values, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1.0)
+            gap = np.ones((*values.shape[:2], 1, values.shape[3]))
+            apart = np.concatenate([values, gap], 2)
             axes.imshow(np.concatenate(list(apart), 1)[:, :-1], interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
