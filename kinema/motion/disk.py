@@ -73,6 +73,7 @@ def put_back(kept: Path, path: Path) -> None:
     temporary.unlink(missing_ok=True)
     keep(kept, temporary)
     os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)  # a rename between two names of one file does nothing
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -141,7 +141,8 @@ def _resolution(pixels, size):
     if isinstance(pixels, int) and pixels > 0:
         if isinstance(size, Tracer):
             raise InputError("pixels must be (height, width) where the size of the box is traced")
-        return max(1, round(pixels * float(size[1]) / float(size[0]))), pixels
+        width, height = np.asarray(size)  # NumPy: indexing a JAX array is traced inside compiled code, its value is not
+        return max(1, round(pixels * float(height) / float(width))), pixels
     if not (isinstance(pixels, tuple) and len(pixels) == 2 and min(pixels) > 0):
         raise InputError(f"pixels must be a positive integer or (height, width), got {pixels!r}")
     return pixels

@@ -96,6 +96,15 @@ def test_pictures_of_a_box_that_is_not_square():
     assert picture.shape == (16, 32, 3)
 
 
+def test_compiled_pictures_are_the_same():
+    """A box whose size is known keeps its shape inside `jit` and `vmap`."""
+    world = simulate.collisions(size=(2.0, 1.0))
+    x = jnp.array([[[0.5, 0.5], [1.2, 0.4]], [[0.4, 0.6], [1.5, 0.5]]])
+    film = jax.jit(jax.vmap(lambda x: world.render({"x": x}, pixels=32)))(x)
+    assert film.shape == (2, 16, 32, 3)
+    np.testing.assert_allclose(film[1], world.render({"x": x[1]}, pixels=32), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("act", "says"),
     [
