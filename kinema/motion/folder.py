@@ -13,6 +13,7 @@ import json
 import math
 import re
 import shutil
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ class Folder(Store):
         self.root, self.header = root, header
         self.files = dict(files)
         self.committed = dict(self.files)
+        self._abandoned = False
+        self._turn = threading.Lock()
 
     # -- arrays
 
@@ -133,13 +136,16 @@ class Folder(Store):
         """Write a file and record it; the file that the committed manifest means by this name is kept aside."""
         if key == _ROOT:  # the root group is written by `commit`
             return
-        path = self._inside(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(data).hexdigest()
-        if key in self.committed:
-            keep(path, self.root / _OLD / self.committed[key][0])
-        write_file(path, data)
-        self.files[key] = (digest, len(data))
+        with self._turn:
+            if self._abandoned:
+                return
+            path = self._inside(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if key in self.committed:
+                keep(path, self.root / _OLD / self.committed[key][0])
+            write_file(path, data)
+            self.files[key] = (digest, len(data))
 
     def commit(self) -> None:
         """Make the files written so far, and the header, the content of this folder."""
@@ -156,6 +162,11 @@ class Folder(Store):
             file.write(json.dumps(root).encode())
         self.committed = dict(self.files)
         shutil.rmtree(self.root / _OLD, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """From now on nothing is written: where one write has failed, Zarr has others under way."""
+        with self._turn:
+            self._abandoned = True
 
     def restore(self) -> None:
         """Undo what an unfinished change has done to files that the committed manifest lists."""

@@ -49,14 +49,15 @@ def save(path: str | os.PathLike, traj: Trajectory, *, overwrite: bool = False) 
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         temporary.mkdir()
+        folder = Folder(temporary, {}, header)
         try:
-            folder = Folder(temporary, {}, header)
             for name, (axes, array) in arrays.items():
                 folder.add(name, array, axes)
             folder.commit()
             with writing(path):
                 publish(temporary, path)
         except BaseException:
+            folder.abandon()
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
@@ -92,6 +93,7 @@ def append(path: str | os.PathLike, traj: Trajectory) -> None:
                 folder.header = {**folder.header, "ensemble": rows + header["ensemble"]}
                 folder.commit()
             except BaseException:
+                folder.abandon()
                 with contextlib.suppress(OSError):  # else whoever comes next restores it
                     folder.restore()
                 raise

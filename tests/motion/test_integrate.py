@@ -215,6 +215,8 @@ def test_gradients(adjoint, options, x64):
     grad = (jax.jacfwd if adjoint == "forward" else jax.grad)(lambda p: run(p).states[1:].sum())(jnp.array(0.7))
     truth = 1.0 if steady else -0.35 * np.exp(-0.7 * 0.35) - np.exp(-0.7)
     assert float(grad) == pytest.approx(truth, abs=1e-5)
+    if steady:
+        assert run(jnp.array(0.7)).states == pytest.approx(np.array([1.0, 0.7]), abs=1e-6)
 
 
 def test_gradient_through_a_closure(x64):
@@ -236,6 +238,14 @@ def test_jit_equals_eager_and_vmap_equals_loop():
     compiled = jax.jit(lambda x, ts, dt: integrate(law, x, ts, method="heun", dt=dt).states)(starts[0], ts, 0.1)
     assert mapped.ensemble == 3 and jnp.allclose(mapped.states, loop, atol=1e-6)
     assert jnp.allclose(compiled, loop[0], atol=1e-6)
+
+
+def test_many_rows_of_width_three():
+    """Compilers have been wrong at such sizes. Two steps of Heun on x' = -x multiply by (1 - h + h²/2)²."""
+    x = jr.normal(jr.key(2), (16_385, 3))
+    run = jax.vmap(lambda x: integrate(FunctionLaw(decay), x, [0.0, 0.5], method="heun", dt=0.25).states[-1])
+    truth = x * (1 - 0.25 + 0.25**2 / 2) ** 2
+    assert jnp.abs(run(x) - truth).max() < 1e-6 and jnp.abs(jax.jit(run)(x) - truth).max() < 1e-6
 
 
 def test_no_second_compilation():
