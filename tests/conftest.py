@@ -1,10 +1,15 @@
 """Shared fixtures. jaxtyping annotations are checked at run time in every test."""
 
 import os
+import pathlib
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA calls options of its own compiler missing machine features when it reads its cache
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a job in a shell's background starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jaxtyping import install_import_hook
 
@@ -25,6 +30,17 @@ CACHE = os.path.join(os.path.dirname(__file__), "..", ".cache", "jax", WORKER)
 if not os.environ.get("CI"):  # a fresh clone has nothing to read
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+MAPS = pathlib.Path("/proc/self/maps")
+MOST_MAPS = 30_000  # Linux allows a process 65,530 memory maps, and each compiled program keeps a few of them
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What earlier files compiled is dropped before the process runs out of memory maps, which would crash it."""
+    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -49,10 +49,11 @@ def to_density(key, values: Int[Array, " pixels"]) -> Float[Array, " pixels"]:
 LIKELIHOOD = Denoising(weight="noise", augment=to_density)
 
 
-def fit(path: Path, values: np.ndarray, width: int, steps: int, key) -> Generator:
-    """A noise-predicting perceptron on dequantised digits, its weights averaged."""
+def fit(path: Path, values: np.ndarray, sizes: tuple[int, int], steps: int, key) -> Generator:
+    """A noise-predicting perceptron (width, depth) on dequantised digits, its weights averaged."""
+    width, depth = sizes
     key_net, key_fit = jr.split(key)
-    net = models.make("mlp", shape=(PIXELS,), width=width, depth=3, key=key_net)
+    net = models.make("mlp", shape=(PIXELS,), width=width, depth=depth, key=key_net)
     return learn.fit(
         Generator(path, net, predicts="noise", sigma_data=SPREAD),
         LIKELIHOOD,
@@ -138,12 +139,13 @@ class Pictures(NamedTuple):
     classifier: Classifier
 
 
-def fit_pictures(data: Digits, width: int, steps: int, key) -> Pictures:
+def fit_pictures(data: Digits, sizes: tuple[int, int], steps: int, key) -> Pictures:
+    width, depth = sizes
     key_net, key_fit, key_judge, key_readout, key_fit_judge = jr.split(key, 5)
     path, shape = VP(), (8, 8, 3)
     batch = {"x1": data.values, "cond": data.labels}
     settings = {"batch_size": 256, "ema": 0.995, "progress": True}
-    net = models.make("mlp", shape=shape, width=width, depth=3, key=key_net)
+    net = models.make("mlp", shape=shape, width=2 * width, depth=depth, key=key_net)
     generator = learn.fit(
         Generator(path, net, sigma_data=SPREAD),
         PAINTED,
@@ -153,7 +155,7 @@ def fit_pictures(data: Digits, width: int, steps: int, key) -> Pictures:
         key=key_fit,
         **settings,
     ).ema
-    judge = models.make("mlp", shape=shape, width=64, depth=2, key=key_judge)
+    judge = models.make("mlp", shape=shape, width=64, depth=min(depth, 2), key=key_judge)
     judge = Classifier(path, judge, jr.normal(key_readout, (3 * PIXELS, 10)) * 0.07)
     few = max(steps // 3, 1)
     judge = learn.fit(
