@@ -70,5 +70,5 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path, environment):
         process.kill()
     assert process.returncode == 130, said
     assert said.strip().splitlines()[-1] == "stopped: kinema learn data.zarr -o run --resume goes on"
-    assert (tmp_path / "run" / "history.json").is_file()
+    assert (tmp_path / "run" / "history.json").is_file() and (tmp_path / "run" / "config.json").is_file()
     assert store.verify(tmp_path / "data.zarr")

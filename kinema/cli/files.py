@@ -1,5 +1,6 @@
 """Motion in and out of files, for the verbs."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from kinema.errors import InputError
 from kinema.motion import Trajectory, trees
-from kinema.motion.folder import check_name
+from kinema.motion.disk import check_name
 from kinema.motion.readers import Dataset
 from kinema.motion.weights import atomic_file
 
@@ -24,7 +25,7 @@ def join(parts: Sequence[Trajectory], meta: dict[str, Any]) -> Trajectory:
 
 
 def write(path: Path, motion: Trajectory | Dataset, *, overwrite: bool) -> None:
-    """Write samples as a store or, by the rule of `readers.read`, as `.npz` (which has no place for `meta`).
+    """Write samples as a store or, by the rule of `readers.read`, as `.npz`.
 
     Raises:
         InputError: samples without times for a store; states whose names an `.npz` cannot hold or that leave a folder.
@@ -36,6 +37,7 @@ def write(path: Path, motion: Trajectory | Dataset, *, overwrite: bool) -> None:
     data = Dataset.from_trajectory(motion) if isinstance(motion, Trajectory) else motion
     arrays = data.arrays if isinstance(data.arrays, dict) else {"x": data.arrays}
     taken = {"ts": data.ts, "labels": data.labels} | {f"constants/{k}": v for k, v in data.constants.items()}
+    taken["meta"] = np.array(json.dumps(dict(data.meta), allow_nan=False))
     for name, array in arrays.items():
         check_name(name, "state")
         if name in taken or not isinstance(array, np.ndarray):

@@ -13,7 +13,8 @@ from kinema.cli.shell import done, new_folder, parameters
 from kinema.errors import InputError
 
 REQUEST = "request.json"
-OURS = (REQUEST, "config.json", "weights.safetensors", "history.json", "frozen.safetensors", "checkpoints")
+OURS = (REQUEST, "config.json", "codec.safetensors", "weights.safetensors", "history.json")
+OURS += ("frozen.safetensors", "checkpoints")
 DEFAULTS = {
     "path": "linear",
     "model": None,

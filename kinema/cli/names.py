@@ -39,7 +39,19 @@ def grids() -> list[str]:
 
 def paths() -> list[str]:
     """Names of paths from source to data."""
-    return ["edm", "linear", "sub-vp", "ve", "vp"]
+    return [
+        "bridge",
+        "edm",
+        "interpolant",
+        "linear",
+        "mean-reverting",
+        "mirror",
+        "pfgmpp",
+        "sub-vp",
+        "trig",
+        "ve",
+        "vp",
+    ]
 
 
 def methods() -> list[str]:

@@ -1,6 +1,5 @@
 """Noisy, partly hidden motion from a file, for `kinema steer --observed`."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from kinema.errors import InputError
 from kinema.generate.run import SampleSpec
 from kinema.motion import Trajectory
-from kinema.motion.readers import Dataset, dataset, read
+from kinema.motion.readers import Dataset, dataset, npz, read
 from kinema.steer.restoration import Observed
 
 UNSEEN = 1e9  # noise of an array that the file does not have
@@ -76,12 +75,8 @@ def _with_gaps(file: Path) -> tuple[Dataset, np.ndarray]:
 
 def _arrays(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """Arrays and meta of a file whose numbers may be NaN, which `read` refuses; None for the other kinds."""
-    if file.suffix == ".npz" and zipfile.is_zipfile(file):
-        try:
-            with np.load(file, allow_pickle=False) as opened:
-                return {name: opened[name] for name in opened.files}, {"source": file.name}
-        except (ValueError, OSError, zipfile.BadZipFile):
-            return None  # `read` says what is wrong
+    if file.suffix == ".npz" and file.is_file():
+        return npz(file)
     if file.suffix == ".zarr" and (file / "zarr.json").is_file():
         motion = Trajectory.load(file)
         parts = {**motion.states, **{f"constants/{name}": array for name, array in motion.constants.items()}}

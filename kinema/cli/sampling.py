@@ -1,5 +1,6 @@
 """What `generate` and `steer` share: a trained run made ready to sample, and samples made into motion."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from jaxtyping import PyTree
 
 import kinema
 from kinema.cli.learn import REQUEST
-from kinema.cli.shell import bar
+from kinema.cli.shell import bar, tell
 from kinema.errors import InputError
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.guidance import Guided
@@ -60,7 +61,11 @@ def prepare(
         raise InputError(
             f"the run in {folder} is not finished; `kinema learn DATA -o {folder} --resume` goes on with it"
         )
-    run = load_run(folder)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        run = load_run(folder)
+    for warning in said:
+        tell(f"note: {warning.message}", style="yellow")
     classes = run.config.sample.classes
     labels = _labels(label, n, classes)
     generator: AbstractGenerator = run.generator

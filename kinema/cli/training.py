@@ -10,6 +10,15 @@ from kinema.motion.readers import read
 from kinema.motion.weights import atomic_file
 from kinema.simulate import make, worlds
 
+KINDS: dict[str, tuple[type | None, ...]] = {
+    **dict.fromkeys(("path", "predicts"), (str,)),
+    **dict.fromkeys(("steps", "batch_size", "seed"), (int,)),
+    **dict.fromkeys(("rate", "ema"), (float, int)),
+    **dict.fromkeys(("labels", "augment"), (bool, type(None))),
+    "model": (str, type(None)),
+    "sizes": (dict,),
+}
+
 
 def keywords(file: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Everything that `generate.training.train` is called with, from a file of samples and what was asked for.
@@ -53,6 +62,9 @@ def load_request(file: Path, given: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"{file.parent} holds no run to go on with; leave --resume out")
     try:
         request = json.loads(file.read_bytes())
+        for name, kinds in KINDS.items():
+            if type(request[name]) not in kinds:
+                raise TypeError(f"{name} is {request[name]!r}")
         for name, value in given.items():
             if request[name] != value:
                 option = "--" + name.replace("_", "-")

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from kinema.errors import InputError, unknown
-from kinema.generate.fields import FIELDS, PREDICTS, Affine, Moments, Prediction, convert
+from kinema.generate.fields import FIELDS, PAIRS, PREDICTS, Affine, Heads, Moments, Prediction, convert, published
 from kinema.generate.path.path import Path, in_float64
 
 
@@ -19,11 +19,11 @@ class AbstractGenerator(eqx.Module):
     """What the sampling loop needs: a path, one raw output, and the affine map from it to every field.
 
     `raw(t, x, cond, x0)` is one call of the model on one sample; `predicts` names the field it returns (or
-    "residual"). Guidance, exact mixtures and other combinations are generators of their own.
+    "residual"), or the two of its `Heads`. Guidance, exact mixtures and other combinations are generators of their own.
     """
 
     path: eqx.AbstractVar[Path]
-    predicts: eqx.AbstractVar[str]
+    predicts: eqx.AbstractVar[str | tuple[str, str]]
     sigma_data: eqx.AbstractVar[float]
 
     @abc.abstractmethod
@@ -38,7 +38,7 @@ class AbstractGenerator(eqx.Module):
     @property
     def fields(self) -> frozenset[str]:
         """The fields this generator really has."""
-        return frozenset(FIELDS) if self.path.noise.gaussian else frozenset(FIELDS) - {"score"}
+        return published(self.predicts, self.path)
 
     def affine(self, t, wanted: str) -> Affine:
         """P and Q of `wanted` = P y + Q raw at the concrete times t `(m,)`, float64 NumPy arrays."""
@@ -58,7 +58,7 @@ class AbstractGenerator(eqx.Module):
             name: convert(self.predicts, name, moments, self.sigma_data)(y, raw) if name in self.fields else None
             for name in FIELDS
         }
-        if x0 is not None:
+        if x0 is not None and self.path.origin == "condition":
             fields["velocity"] = jax.tree.map(lambda v, start: v + moments.db * start, fields["velocity"], x0)
         return Prediction(**fields)
 
@@ -73,42 +73,51 @@ class Generator(AbstractGenerator):
     The network is `net(x, signal, cond) -> array like x`, one sample: x comes scaled to about unit variance (given
     `sigma_data`, the standard deviation of the data), `signal` is `path.signal(t)`. `predicts` is what it was trained
     to return: "data", "noise", "velocity", "score" (times s, so that the network's output is of unit size), or
-    "residual" (Karras et al. 2022).
+    "residual" (Karras et al. 2022). A pair is a network that returns two arrays: ("data", "score") where the noise is
+    not normal and a score is needed; ("transport", "noise") where the start is a random endpoint, with the velocity
+    that a' x1 + b' x0 gives, the noise left out.
+
+    On a path whose origin is a condition the network sees `[x, x0]`, joined on a last axis that is twice as long; its
+    output is like x.
 
     Example:
         >>> gen = Generator(Linear(), models.make("mlp", shape=(2,), key=key), predicts="velocity")
         >>> gen(0.5, x).data
 
     Raises:
-        InputError: an unknown `predicts`; `sigma_data` not positive.
+        InputError: an unknown `predicts`, or a pair that does not fit the path; `sigma_data` not positive.
     """
 
     path: Path
     net: Callable
-    predicts: str = eqx.field(static=True, default="data")
+    predicts: str | tuple[str, str] = eqx.field(static=True, default="data")
     sigma_data: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):
-        if self.predicts not in PREDICTS:
-            raise InputError(unknown("prediction", self.predicts, PREDICTS))
+        _check_predicts(self.predicts, self.path)
         if not self.sigma_data > 0:
             raise InputError(f"sigma_data must be positive, got {self.sigma_data}")
-        if self.predicts == "score" and not self.path.noise.gaussian:
-            raise InputError("predicts='score' needs a path with normal noise")
 
     @property
     def calls(self) -> int:
         return 1
 
     def raw(self, t, x: PyTree, cond: PyTree | None = None, x0: PyTree | None = None) -> PyTree:
-        a, _, s = self.path.coefficients(t)
-        scale = jax.lax.rsqrt((a * self.sigma_data) ** 2 + s**2)
-        scaled = jax.tree.map(lambda leaf: (scale * leaf).astype(leaf.dtype), x)
-        out = self.net(scaled, self.path.signal(t), cond)
+        path, s = self.path, self.path.coefficients(t)[2]
+        scale = path.input_scale(t, self.sigma_data)
+        seen = jax.tree.map(lambda leaf: (scale * leaf).astype(leaf.dtype), x)
+        if path.origin == "condition":
+            seen = jax.tree.map(lambda leaf, start: jnp.concatenate([leaf, start / self.sigma_data], -1), seen, x0)
+        out = self.net(seen, path.signal(t), cond)
+        if not isinstance(self.predicts, str):
+            first, second = out
+            if self.predicts[1] == "score":
+                second = jax.tree.map(lambda leaf: leaf / s, second)
+            return Heads(first, second)
         if self.predicts == "score":
             return jax.tree.map(lambda leaf: leaf / s, out)
-        if self.predicts == "velocity" and x0 is not None:
-            db = self.path.rates(t)[1]
+        if self.predicts == "velocity" and path.origin == "condition":
+            db = path.rates(t)[1]
             return jax.tree.map(lambda leaf, start: leaf - db * start, out, x0)
         return out
 
@@ -169,12 +178,14 @@ class SamplingLaw(eqx.Module):
 
 
 def centre(path: Path, x: PyTree, b, x0: PyTree | None) -> PyTree:
-    """y = x - b x0, the part of x that data and noise make.
+    """y = x - b x0, the part of x that data and noise make; x itself where x0 is absent or a random endpoint.
 
     Raises:
-        InputError: x0 missing on a path with an origin, or given on one without.
+        InputError: x0 missing on a path that needs it, or given on one that has none.
     """
-    if path._origin(x0) is None:
+    if path.origin == "endpoint" and x0 is None:
+        return x
+    if path.check_origin(x0) is None:
         return x
     return jax.tree.map(lambda leaf, start: leaf - b * start, x, x0)
 
@@ -182,3 +193,19 @@ def centre(path: Path, x: PyTree, b, x0: PyTree | None) -> PyTree:
 def moments_in_float64(path: Path, t) -> Moments:
     """`Moments` of concrete times `(m,)` as float64 NumPy arrays."""
     return Moments(*in_float64(lambda times: tuple(jax.vmap(lambda one: Moments.at(path, one))(times)), t))
+
+
+def _check_predicts(predicts: str | tuple[str, str], path: Path):
+    if isinstance(predicts, str):
+        if predicts not in PREDICTS:
+            raise InputError(unknown("prediction", predicts, PREDICTS))
+        if predicts == "score" and not path.noise.gaussian:
+            raise InputError("predicts='score' alone needs a path with normal noise; predict ('data', 'score')")
+        return
+    if tuple(predicts) not in PAIRS:
+        raise InputError(f"a pair of predictions must be one of {PAIRS}, got {predicts}")
+    if (path.origin == "endpoint") != (predicts[1] == "noise"):
+        raise InputError(
+            f"the pair {predicts} does not fit {type(path).__name__}: a random endpoint takes (.., 'noise'), other"
+            " paths ('data', 'score')"
+        )

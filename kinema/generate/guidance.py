@@ -41,7 +41,7 @@ class Guided(AbstractGenerator):
         return self.generator.path
 
     @property
-    def predicts(self) -> str:
+    def predicts(self) -> str | tuple[str, str]:
         return self.generator.predicts
 
     @property

@@ -9,16 +9,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from kinema.errors import InputError
-from kinema.generate.fields import Moments
+from kinema.generate.fields import Heads, Moments
 from kinema.generate.generator import AbstractGenerator, centre
 from kinema.generate.path.path import Path
 
 
 class MixturePosterior(AbstractGenerator):
-    """The exact generator of a Gaussian mixture on a path with normal noise.
+    """The exact generator of a Gaussian mixture on a path whose origin is absent or known.
 
     `means (k, d)`; `weights (k,)`, equal if left out; `covs` one variance, one per component `(k,)`, diagonals
     `(k, d)` or full matrices `(k, d, d)`; 0 makes point masses. On a path of other noise law only point masses have a
@@ -34,7 +34,7 @@ class MixturePosterior(AbstractGenerator):
     means: Float[Array, "k d"]
     variances: Float[Array, "k d"]
     axes: Float[Array, "k d d"] | None
-    predicts: str = eqx.field(static=True, default="data")
+    predicts: str | tuple[str, str] = eqx.field(static=True, default="data")
     sigma_data: float = eqx.field(static=True, default=1.0)
 
     def __init__(self, path: Path, means, covs=0.0, weights=None):
@@ -61,16 +61,19 @@ class MixturePosterior(AbstractGenerator):
             raise InputError("covs must be 0 (point masses) on a path whose noise is not normal")
         self.path, self.weights, self.means, self.axes = path, weights / weights.sum(), means, axes
         self.variances = jnp.broadcast_to(jnp.maximum(covs, 0), (k, d))
-        self.predicts, self.sigma_data = "data", 1.0
+        self.predicts, self.sigma_data = "data" if path.noise.gaussian else ("data", "score"), 1.0
 
     @property
     def calls(self) -> int:
         return 1
 
-    def raw(self, t, x: Float[Array, " d"], cond=None, x0=None) -> Float[Array, " d"]:
+    def raw(self, t, x: Float[Array, " d"], cond=None, x0=None) -> PyTree:
         moments = Moments.at(self.path, t)
         gap, spread, log_share = self._components(centre(self.path, x, moments.b, x0), moments)
         share = jax.nn.softmax(log_share)
+        if not self.path.noise.gaussian:
+            score = jax.vmap(self.path.noise.score)(gap / moments.s) / moments.s
+            return Heads(share @ self.means, share @ score)
         pull = moments.a * self.variances / jnp.where(spread > 0, spread, 1.0) * gap
         if self.axes is not None:
             pull = jnp.einsum("kij,kj->ki", self.axes, pull)

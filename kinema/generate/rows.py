@@ -4,6 +4,8 @@ A plan speaks of a field (data, noise, velocity), a network predicts another; bi
 into the plan's coefficients in float64, so that nothing divides by a small s at run time.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from kinema.generate.solver.plan import Plan
 class Rows(eqx.Module):
     """A plan bound to a generator: the arrays that the loop scans over, one leading axis of micro-steps.
 
-    h = P x + Q raw pushes the model's raw output; data = data_x x + data_raw raw reads it as a data prediction;
+    h = P x + Q . raw pushes the model's raw outputs; data = data_x x + data_raw . raw reads them as a data prediction;
     an edit of it by e changes h by from_data e. x here is y = x - b x0, the centred state. `b_before` and `s_before`
     are those of the grid point that the row leaves; `clock` are two ends of its noise in Brownian time. `shallow` has
     the same columns with a second axis, of the age of the history: see `at`.
@@ -32,10 +34,10 @@ class Rows(eqx.Module):
     s_before: Array
     b_after: Array
     P: Array
-    Q: Array
+    Q: tuple[Array, ...]
     from_data: Array
     data_x: Array
-    data_raw: Array
+    data_raw: tuple[Array, ...]
     E: Array
     M: Array
     d: Array
@@ -85,17 +87,29 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
     """
     if plan.extrapolates not in gen.fields:
         raise InputError(f"{plan.name} extrapolates {plan.extrapolates!r}; this generator has {sorted(gen.fields)}")
-    if plan.stochastic and "score" not in gen.fields:
+    if (plan.stochastic or plan.S.any()) and "score" not in gen.fields:
         raise InputError(f"{plan.name} adds noise, which needs a score; this generator has {sorted(gen.fields)}")
+    if plan.stochastic and not plan.scored and not (gen.path.noise.gaussian and gen.path.origin != "endpoint"):
+        raise InputError(
+            f"{plan.name} takes the score for -noise / s and the origin for known, which {type(gen.path).__name__} does"
+            " not give; solvers that use the score itself are euler-maruyama and predictor_corrector"
+        )
+    if gen.path.origin == "endpoint" and plan.extrapolates != "velocity":
+        raise InputError(
+            f"{plan.name} extrapolates {plan.extrapolates!r}, which moves x - b x0; {type(gen.path).__name__} does not"
+            " know x0: extrapolate 'velocity'"
+        )
     _check_path(plan, gen.path)
     plans = (*plan.fallback, plan)
     moments = moments_in_float64(gen.path, plan.t)
-    own, data = gen.affine(plan.t, plan.extrapolates), gen.affine(plan.t, "data")
+    own = _heads(gen.affine(plan.t, plan.extrapolates))
+    score = _heads(gen.affine(plan.t, "score")) if "score" in gen.fields else None
+    data = _heads(gen.affine(plan.t, "data")) if "data" in gen.fields else own
     with np.errstate(divide="ignore", invalid="ignore"):
-        back = convert("data", plan.extrapolates, moments)
-    columns = [_columns(each, gen.predicts, own, back) for each in plans]
+        back = (convert("data", plan.extrapolates, moments).Q, convert("data", "score", moments).Q)
+    columns = [_columns(each, gen.predicts, own, score, back) for each in plans]
     for each in columns:
-        each |= {"b": moments.b, "data_x": data.P, "data_raw": data.Q}
+        each |= {"b": moments.b, "data_x": data[0], "data_raw": data[1]}
     uses = {name for name in ("d", "n", "c", "E", "snr") if any(np.any(each[name]) for each in columns)}
     uses |= {"origin"} if gen.path.origin != "none" else set()
     if not uses & {"n", "snr"} and not columns[-1]["c"][np.diff(columns[-1]["clock"])[:, 0] <= 0].any():
@@ -105,37 +119,49 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
     uses |= {"anchor"} if 1 in into_x + into_anchor else set()
 
     def rows(columns: dict[str, np.ndarray], shallow: Rows | None) -> Rows:
-        kinds = {"after": None, "whole": None, "follows": None}
-        arrays = {name: jnp.asarray(v, kinds.get(name, jnp.result_type(float))) for name, v in columns.items()}
+        arrays = jax.tree.map(lambda v: jnp.asarray(v, jnp.result_type(float) if v.dtype == float else None), columns)
         return Rows(**arrays, columns=(into_x, into_anchor), uses=frozenset(uses), shallow=shallow)
 
-    stacked = {name: np.stack([each[name] for each in columns], 1) for name in columns[0]}
+    stacked = jax.tree.map(lambda *each: np.stack(each, 1), *columns)
     return rows(columns[-1], rows(stacked, None) if plan.fallback else None)
 
 
-def _columns(plan: Plan, predicts: str, own: Affine, back: Affine) -> dict[str, np.ndarray]:
-    """Arrays of `Rows` in float64, given the maps from raw output and from data to the field of the plan."""
+def _heads(field: Affine) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """P and the Q of every output."""
+    return field.P, field.Q if isinstance(field.Q, tuple) else (field.Q,)
+
+
+def _columns(plan: Plan, predicts, own, score, back: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """Arrays of `Rows` in float64, given the maps from raw outputs to the field of the plan and to the score, and the
+    slopes of both in the data."""
 
     def wide(values: np.ndarray) -> np.ndarray:
         return values.reshape(-1, *(1,) * (plan.B.ndim - 1))
 
+    def pushed(field: np.ndarray, score: np.ndarray | None) -> np.ndarray:
+        total = np.where(plan.B != 0, plan.B * wide(field), 0.0)
+        if score is None or not plan.S.any():
+            return total
+        return total + wide(np.where(plan.S != 0, plan.S * score, 0.0))
+
     before, clock = _departures(plan), _brownian_time(plan.grid.log_snr)
     moves = plan.whole & (plan.after > before)
+    into_score = (None, (None,) * len(own[1])) if score is None else score
     columns = {
         "t": plan.t,
         "b_before": plan.grid.b[before],
         "s_before": plan.grid.s[before],
         "b_after": plan.grid.b[plan.after],
-        "P": plan.A + plan.B * wide(own.P),
-        "Q": plan.B * wide(own.Q),
-        "from_data": plan.B * wide(back.Q),
+        "P": plan.A + pushed(own[0], into_score[0]),
+        "Q": tuple(pushed(*each) for each in zip(own[1], into_score[1])),
+        "from_data": pushed(*back),
         "clock": np.stack([clock[before], clock[np.where(moves, plan.after, before)]], -1),
         "follows": (plan.M[:, 0] == plan.M[:, 1]).reshape(plan.nfe, -1).all(-1),
         **{name: getattr(plan, name) for name in ("E", "M", "d", "r", "n", "c", "snr", "after", "whole")},
     }
-    for name in ("P", "Q"):
-        if not np.isfinite(columns[name]).all():
-            row = int(np.argwhere(~np.isfinite(columns[name]))[0, 0])
+    for name, values in [("P", columns["P"])] + [("Q", one) for one in columns["Q"]]:
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0, 0])
             raise InputError(
                 f"a network that predicts {predicts!r} cannot drive {plan.name} at t={plan.t[row]:g}: its {name} is"
                 " not finite there; start or end the grid inside, or predict data or velocity"

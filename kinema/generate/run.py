@@ -1,13 +1,15 @@
 """A run folder: a trained generator on disk, as data and names, never code.
 
-run/config.json           path, network, codec and what one sample is
-run/weights.safetensors   the averaged weights and the codec's numbers
+run/config.json           path, network and what one sample is
+run/codec.safetensors     from physical units and back
+run/weights.safetensors   the averaged weights, once training is done
 run/history.json          the training curve
-run/checkpoints/          to go on from
+run/checkpoints/          to go on from, and to sample from meanwhile
 """
 
 import json
 import os
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path as FilePath
 from typing import Any
@@ -16,16 +18,16 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
-from kinema import models
+from kinema import learn, models
 from kinema.errors import InputError, StoreCorrupt, choose
 from kinema.generate.codec import Codec
 from kinema.generate.generator import Generator
-from kinema.generate.path.gaussian import PATHS
-from kinema.generate.path.path import Path
+from kinema.generate.path import PATHS, Path
 from kinema.learn import History
 from kinema.motion.weights import atomic_file, load_weights, save_weights
 
 FORMAT = 1
+WEIGHTS, CODEC = "weights.safetensors", "codec.safetensors"
 
 
 @dataclass(frozen=True)
@@ -93,38 +95,58 @@ def path_spec(path: Path) -> dict[str, Any]:
     """
     for name, kind in PATHS.items():
         if type(path) is kind:
-            if not eqx.tree_equal(path.noise, kind().noise) or path.origin != kind().origin:
+            if type(path.noise) is not type(kind().noise) or path.origin != kind().origin:
                 raise InputError(f"a run folder holds {kind.__name__} with its own noise law and origin only")
-            numbers = [f.name for f in fields(path) if f.name not in ("noise", "origin")]
-            return {"name": name} | {number: float(getattr(path, number)) for number in numbers}
+            values = {f.name: getattr(path, f.name) for f in fields(path) if f.name not in ("noise", "origin")}
+            for parameter, value in values.items():
+                if not isinstance(value, str | float | int):
+                    raise InputError(f"a run folder holds numbers and names: {parameter} of {kind.__name__} is {value}")
+            return {"name": name} | {
+                p: value if isinstance(value, str) else float(value) for p, value in values.items()
+            }
     raise InputError(
         f"{type(path).__name__} is not one of the named paths {sorted(PATHS)}, so a run folder cannot hold it"
     )
+
+
+def begin_run(folder: str | os.PathLike, config: RunConfig, codec: Codec) -> None:
+    """Write all of a run but its weights: with a checkpoint beside it, it can be loaded.
+
+    Raises:
+        InputError: the folder holds weights already.
+    """
+    folder = FilePath(folder)
+    if (folder / WEIGHTS).exists():
+        raise InputError(f"{folder} already holds a run ({WEIGHTS}); give another folder")
+    _describe(folder, config, codec)
 
 
 def save_run(folder: str | os.PathLike, run: Run) -> None:
     """Write weights, then the description that makes the folder a run."""
     folder = FilePath(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / "weights.safetensors", {"net": run.generator.net, "codec": run.codec})
-    with atomic_file(folder / "config.json") as file:
-        file.write(json.dumps({"format": FORMAT} | asdict(run.config), indent=1).encode())
+    save_weights(folder / WEIGHTS, {"net": run.generator.net})
+    _describe(folder, run.config, run.codec)
 
 
 def load_run(folder: str | os.PathLike) -> Run:
     """Read a run folder.
 
+    A run that was left before its end is read with the averaged weights of its last checkpoint, and a warning.
+
     Raises:
-        InputError: not a run folder, or of a newer format.
-        StoreCorrupt: a description or weights that are damaged.
+        InputError: not a run folder, of a newer format, or one that has learnt nothing yet.
+        StoreCorrupt: a description, weights or checkpoints that are damaged.
     """
     folder = FilePath(folder)
     config = read_config(folder)
     like = eqx.filter_eval_shape(lambda: build(config, key=jr.key(0)))
     numbers = jnp.zeros(config.sample.shape[-1:], "float32")
-    codec = Codec(numbers, numbers, config.sample.names)
-    loaded = load_weights(folder / "weights.safetensors", {"net": like.net, "codec": codec})
-    return Run(eqx.tree_at(lambda g: g.net, like, loaded["net"]), loaded["codec"], config)
+    codec = load_weights(folder / CODEC, Codec(numbers, numbers, config.sample.names))
+    if (folder / "checkpoints").is_dir() and not (folder / WEIGHTS).exists():
+        return Run(_from_checkpoint(folder, config), codec, config)
+    net = load_weights(folder / WEIGHTS, {"net": like.net})["net"]
+    return Run(eqx.tree_at(lambda g: g.net, like, net), codec, config)
 
 
 def read_config(folder: str | os.PathLike) -> RunConfig:
@@ -139,6 +161,38 @@ def read_config(folder: str | os.PathLike) -> RunConfig:
         spec: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content["sample"].items()
         }
+        _check_kinds(content["path"], content["model"], spec["shape"], spec["names"])
         return RunConfig(**content | {"sample": SampleSpec(**spec)})
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise StoreCorrupt(f"{file} is not a run's description: {error}") from error
+
+
+def _check_kinds(path: Any, model: Any, shape: Any, names: Any) -> None:
+    """TypeError where a description holds something else than names and whole sizes in their places."""
+    for what, named in (("path", path), ("model", model)):
+        if not isinstance(named, dict) or not isinstance(named.get("name"), str):
+            raise TypeError(f"{what} is {named!r}, not a name with parameters")
+    for what, sizes in (("sample", shape), ("model", model.get("shape"))):
+        if not isinstance(sizes, list | tuple) or not all(type(n) is int and n > 0 for n in sizes):
+            raise TypeError(f"the shape of {what} is {sizes!r}")
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"the names of states are {names!r}")
+
+
+def _describe(folder: FilePath, config: RunConfig, codec: Codec) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / CODEC, codec)
+    with atomic_file(folder / "config.json") as file:
+        file.write(json.dumps({"format": FORMAT} | asdict(config), indent=1).encode())
+
+
+def _from_checkpoint(folder: FilePath, config: RunConfig) -> Generator:
+    names = [path.name.removeprefix("step-") for path in (folder / "checkpoints").glob("step-*")]
+    step = max((int(name) for name in names if name.isdecimal()), default=0)
+    resume = f"`kinema learn DATA -o {folder} --resume` goes on with it"
+    if step == 0:
+        raise InputError(f"the run in {folder} has not learnt anything yet; {resume}")
+    warnings.warn(
+        f"the run in {folder} is not finished, its last checkpoint is used (step {step}); {resume}", stacklevel=3
+    )
+    return learn.load_model(folder, build(config, key=jr.key(0)))

@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from kinema.errors import InputError
+from kinema.generate.fields import Heads
 from kinema.generate.generator import AbstractGenerator
+from kinema.generate.noise import Normal
 from kinema.generate.rows import Rows, bind
 from kinema.generate.solver.plan import Plan
 
@@ -98,6 +100,7 @@ def _sample(gen, rows: Rows, key, n: int, like, cond, x0, start, save: bool, bro
         i, cond, x0, start = arguments
         key_source, key_steps = jr.split(jr.fold_in(key, i))
         x = source(gen, rows, key_source, like, x0) if start is None else start
+        x0 = None if gen.path.origin == "endpoint" else x0  # drawn from, then unknown
         state = begin(rows, x, x0)
         tree = diffrax.VirtualBrownianTree(-1.0, 1.0, 2**-16, like, key_steps) if brownian else None
 
@@ -120,7 +123,12 @@ def _sample(gen, rows: Rows, key, n: int, like, cond, x0, start, save: bool, bro
 
 
 def source(gen: AbstractGenerator, rows: Rows, key, like: PyTree, x0: PyTree | None = None) -> PyTree:
-    """A draw where the plan starts, s z + b x0, as if the data term had vanished there."""
+    """A draw where the plan starts, s z + b x0, as if the data term had vanished there.
+
+    Raises:
+        InputError: x0 missing on a path that needs it, or given on one that has none.
+    """
+    gen.path.check_origin(x0)
     z = gen.path.noise.sample(key, like)
     return shift(jax.tree.map(lambda leaf: (rows.s_before[0] * leaf).astype(leaf.dtype), z), rows.b_before[0], x0)
 
@@ -135,7 +143,7 @@ def perturb(gen: AbstractGenerator, row: Rows, state: SolverState, key) -> Solve
     """Noise put back before an evaluation (churn, restart)."""
     if "n" not in row.uses:
         return state
-    xi = gen.path.noise.sample(jr.split(key)[0], state.x)
+    xi = Normal().sample(jr.split(key)[0], state.x)
     return eqx.tree_at(lambda s: s.x, state, _sum((row.r, row.n), (state.x, xi)))
 
 
@@ -146,7 +154,7 @@ def predict(gen: AbstractGenerator, row: Rows, y: PyTree, cond: PyTree | None, x
 
 def push(row: Rows, state: SolverState, raw: PyTree) -> PyTree:
     """The transformed output h = P x + Q raw + E H0 that enters the history."""
-    return _average(row, state, _sum((row.P, row.Q), (state.x, raw)))
+    return _average(row, state, _affine(row.P, row.Q, state.x, raw))
 
 
 def push_edit(row: Rows, h: PyTree, data: PyTree, edited: PyTree) -> PyTree:
@@ -156,7 +164,7 @@ def push_edit(row: Rows, h: PyTree, data: PyTree, edited: PyTree) -> PyTree:
 
 def data_prediction(row: Rows, state: SolverState, raw: PyTree) -> PyTree:
     """The data prediction that a raw output means."""
-    return _sum((row.data_x, row.data_raw), (state.x, raw))
+    return _affine(row.data_x, row.data_raw, state.x, raw)
 
 
 def advance(
@@ -168,7 +176,7 @@ def advance(
     if "d" in row.uses:
         x = jax.tree.map(lambda leaf: leaf + row.d[0].astype(leaf.dtype), x)
     if row.uses & {"c", "snr"}:
-        xi = gen.path.noise.sample(jr.split(key)[1], state.x) if xi is None else xi
+        xi = Normal().sample(jr.split(key)[1], state.x) if xi is None else xi
         if "c" in row.uses:
             x = _sum((1.0, row.c), (x, xi))
         if "snr" in row.uses:
@@ -197,6 +205,11 @@ def check_leading(name: str, tree: PyTree | None, n: int):
     for leaf in jax.tree.leaves(tree):
         if jnp.ndim(leaf) < 1 or leaf.shape[0] != n:
             raise InputError(f"{name} must have a leading axis of n={n}, got shape {jnp.shape(leaf)}")
+
+
+def _affine(P, Q, x: PyTree, raw: PyTree) -> PyTree:
+    """P x + Q . raw, for one output or two."""
+    return _sum((P, *Q), (x, *raw) if isinstance(raw, Heads) else (x, raw))
 
 
 def _average(row: Rows, state: SolverState, h: PyTree) -> PyTree:

@@ -1,14 +1,17 @@
 """`train`: from data to a generator, with a recipe that works for small motion and images and every choice open."""
 
+import functools
 import os
 from collections.abc import Callable
+from pathlib import Path as FilePath
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from kinema import learn, models
 from kinema.errors import InputError
@@ -16,7 +19,10 @@ from kinema.generate.codec import Codec
 from kinema.generate.objective import Denoising, LogitNormal, capped
 from kinema.generate.path.gaussian import Linear
 from kinema.generate.path.path import Path
-from kinema.generate.run import Run, RunConfig, SampleSpec, build, path_spec, save_run
+from kinema.generate.run import Run, RunConfig, SampleSpec, begin_run, build, path_spec, save_run
+from kinema.motion import Dataset
+
+CAPPED_VELOCITY = capped("velocity", 400.0)  # one object: another would be compiled anew
 
 
 def train(
@@ -45,9 +51,11 @@ def train(
 
     `labels (N,)` from 0 make it class-conditional, with the null label for guidance trained on a tenth of the batch.
     `ts` are the frame times of trajectories; `world` their world's name and parameters; `augment(key, sample)` maps
-    one sample to one as likely, in physical units. Without `model`, the network is chosen by the sample's shape. The
-    loss is that of the velocity, its weight capped at 400, at logit-normal times, unless `weight` and `times` say
-    otherwise. With `folder` the run is kept there, and `resume` goes on from its last checkpoint.
+    one sample to one as likely, in physical units. Without `model`, the network is chosen by the sample's shape, and
+    treats alike the bodies and axes that the `augment` of a world exchanges. The loss is that of the velocity, its
+    weight capped at 400, at logit-normal times, unless `weight` and `times` say otherwise. With `folder` the run is
+    kept there from the first checkpoint on, and `resume` goes on from its last. A second call with equal shapes and
+    settings does not compile again.
 
     Example:
         >>> run = train(jr.normal(key, (256, 2)), key=key, steps=20, progress=False)
@@ -55,42 +63,44 @@ def train(
         (2,)
 
     Raises:
-        InputError: data that is empty, does not vary, or has labels or times of another length.
+        InputError: data that is not real numbers, is empty, not finite (the row is named) or does not vary; labels or
+            times of another length, times that do not increase; a folder that holds a run, or another run with
+            `resume`.
         NotFinite: the loss stopped being a number.
     """
-    states = (
-        {k: np.asarray(v, np.float32) for k, v in data.items()}
-        if isinstance(data, dict)
-        else np.asarray(data, np.float32)
-    )
+    states = _states(data, ts)
     codec = Codec.fit(states, channels=ts is not None)
     rows = len(jax.tree.leaves(states)[0])
     shape = tuple(jax.eval_shape(codec.encode, jax.tree.map(lambda leaf: leaf[0], states)).shape)
     classes, labels = _labels(labels, rows)
     batch = {"x1": states} | ({} if labels is None else {"cond": labels})
-    name, chosen = (model, {}) if model else models.suggest(shape)
+    name, chosen = (model, {}) if model else _suggest(shape, time=True if ts is not None else None, augment=augment)
     spec = models.spec(name, shape=shape, **chosen | (sizes or {}) | ({} if classes is None else {"classes": classes}))
     path = Linear() if path is None else path
+    if path.origin != "none":
+        raise InputError(
+            f"{type(path).__name__} joins data to a {path.origin} x0, which train is not given; use a path without one"
+        )
     sample = SampleSpec(shape, codec.names, None if ts is None else tuple(map(float, ts)), classes, world)
     record = {"steps": steps, "batch_size": batch_size, "rate": rate, "ema": ema, "rows": rows}
     config = RunConfig(path_spec(path), spec, sample, predicts, training=record)
     key_net, key_fit = jr.split(key)
 
-    def encode(key, one):
-        return codec.encode(one if augment is None else augment(key, one))
-
     objective = Denoising(
-        weight=capped("velocity", 400.0) if weight is None else weight,
+        weight=CAPPED_VELOCITY if weight is None else weight,
         times=LogitNormal(0.3, 1.2) if times is None else times,
-        augment=encode,
+        augment=_Encode(codec, _as_tree(augment)),
         unconditional=0.0 if classes is None else 0.1,
         null=classes,
     )
+    net, optimizer = build(config, key=key_net), learn.adam(rate, steps)
+    if folder is not None and not (FilePath(folder) / "checkpoints").exists():
+        begin_run(folder, config, codec)
     fitted = learn.fit(
-        build(config, key=key_net),
+        net,
         objective,
         batch,
-        optimizer=learn.adam(rate, steps),
+        optimizer=optimizer,
         steps=steps,
         batch_size=batch_size,
         key=key_fit,
@@ -103,6 +113,51 @@ def train(
     if folder is not None:
         save_run(folder, run)
     return run
+
+
+class _Encode(eqx.Module):
+    """One sample in physical units to the array that the network sees, after `augment`."""
+
+    codec: Codec
+    augment: Callable | None
+
+    def __call__(self, key, one: PyTree) -> Array:
+        return self.codec.encode(one if self.augment is None else self.augment(key, one))
+
+
+def _as_tree(augment: Callable | None) -> Callable | None:
+    """A partial function that compares by what is in it: a world makes a new one whenever it is asked."""
+    if isinstance(augment, functools.partial):
+        return jax.tree_util.Partial(augment.func, *augment.args, **augment.keywords)
+    return augment
+
+
+def _suggest(shape: tuple[int, ...], *, time: bool | None, augment: Callable | None) -> tuple[str, dict[str, Any]]:
+    """The network for a shape; symmetries of balls say by `alike` and `square` that bodies and axes are exchanged."""
+    said = augment.keywords if isinstance(augment, functools.partial) else {}
+    name, sizes = models.suggest(shape, time=time, exchangeable=bool(said.get("alike")))
+    if name == "motion_tokens" and said.get("square"):
+        sizes = sizes | {"distinct_axes": False}
+    return name, sizes
+
+
+def _states(data: PyTree, ts) -> PyTree:
+    """The data as float32 on the host, checked by the rule of `motion.Dataset`."""
+
+    def real(name: str, values) -> np.ndarray:
+        try:
+            array = np.asarray(values)
+        except ValueError as error:
+            raise InputError(f"{name} must be one array, got rows of different lengths") from error
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"{name} must hold real numbers, got {array.dtype}")
+        return array
+
+    arrays = (
+        {name: real(name, values) for name, values in data.items()} if isinstance(data, dict) else real("data", data)
+    )
+    Dataset(arrays, ts=None if ts is None else np.asarray(ts))
+    return jax.tree.map(lambda array: array.astype(np.float32), arrays)
 
 
 def _labels(labels, rows: int):

@@ -9,7 +9,8 @@ import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
 from kinema.errors import InputError, choose, unknown
-from kinema.models.checks import as_shape
+from kinema.models.channels import Channels
+from kinema.models.checks import as_shape, check_positive
 
 Builder = TypeVar("Builder", bound=Callable[..., eqx.Module])
 
@@ -34,8 +35,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_BUILDERS))
 
 
-def make(name: str, *, shape: Sequence[int], key: PRNGKeyArray, **sizes: Any) -> Any:
+def make(name: str, *, shape: Sequence[int], key: PRNGKeyArray, joined: int = 1, outputs: int = 1, **sizes: Any) -> Any:
     """The network `name` for one sample of `shape`: `net(x, signal, cond=None) -> array like x`.
+
+    `joined` 2 makes a network that takes two samples joined on the last axis, as paths with a known start need;
+    `outputs` 2 one that returns a pair of arrays.
 
     >>> net = make("mlp", shape=(2,), width=64, key=jax.random.key(0))
     >>> net(jnp.ones(2), 0.5)
@@ -44,12 +48,18 @@ def make(name: str, *, shape: Sequence[int], key: PRNGKeyArray, **sizes: Any) ->
     Raises:
         InputError: unknown name or size, a size or shape that the network cannot have.
     """
+    check_positive(joined=joined, outputs=outputs)
     full = spec(name, shape=shape, **sizes)
     del full["name"]
-    return _BUILDERS[name](tuple(full.pop("shape")), key=key, **full)
+    shape, wider = tuple(full.pop("shape")), max(joined, outputs)
+    if wider == 1:
+        return _BUILDERS[name](shape, key=key, **full)
+    if not shape:
+        raise InputError("shape must have an axis to join samples or outputs on, got ()")
+    return Channels(_BUILDERS[name]((*shape[:-1], wider * shape[-1]), key=key, **full), joined, outputs)
 
 
-def spec(name: str, *, shape: Sequence[int], **sizes: Any) -> dict[str, Any]:
+def spec(name: str, *, shape: Sequence[int], joined: int = 1, outputs: int = 1, **sizes: Any) -> dict[str, Any]:
     """Everything that `make` needs but the key, defaults filled in, ready for JSON: `make(**spec, key=key)`.
 
     >>> spec("mlp", shape=(2,), width=64)["depth"]
@@ -65,7 +75,8 @@ def spec(name: str, *, shape: Sequence[int], **sizes: Any) -> dict[str, Any]:
         if not _is_json(value):
             raise InputError(f"{given} must be a number, a string, None or a list of these, got {type(value).__name__}")
     full = defaults | {given: _plain(value) for given, value in sizes.items()}
-    return {"name": name, "shape": list(as_shape(shape)), **full}
+    wider = {size: count for size, count in (("joined", joined), ("outputs", outputs)) if count > 1}
+    return {"name": name, "shape": list(as_shape(shape)), **wider, **full}
 
 
 def _sizes(builder: Callable[..., Any]) -> dict[str, Any]:

@@ -1,16 +1,20 @@
 """Files and folders that change as a whole or not at all, and names that stay inside a folder."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kinema._files import write_file
 from kinema.errors import InputError, StoreCorrupt
 from kinema.motion.weights import sync_folder
 
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 _NAME = re.compile(r"[^./\\:*?\"<>|\x00-\x1f][^/\\:*?\"<>|\x00-\x1f]{0,99}")
 
 
@@ -36,21 +40,6 @@ def check_key(key: str) -> str:
     for part in key.split("/"):
         check_name(part, "a file in a store")
     return key
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write `data` under another name, put it on the disk and rename. The caller syncs the folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def keep(path: Path, kept: Path) -> None:
@@ -112,6 +101,8 @@ def recover(path: Path) -> None:
 def writing(folder: Path) -> Iterator[None]:
     """One process changes a folder at a time. The lock ends with the process, however it ends.
 
+    Where the file system has no locks (some network drives), a warning says so and the change goes on without one.
+
     Raises:
         InputError: another process has the lock.
     """
@@ -124,10 +115,18 @@ def writing(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is writing to {folder}") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(
+                f"{folder} lies where files cannot be locked ({error.strerror}); let no other process write to it",
+                stacklevel=4,
+            )
         yield
-    except BlockingIOError:
-        raise InputError(f"another process is writing to {folder}") from None
     finally:
         os.close(handle)
 

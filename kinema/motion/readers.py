@@ -99,10 +99,10 @@ def read(path: str | os.PathLike) -> Dataset:
     - Zarr (`.zarr`), NumPy (`.npz`) and plain HDF5 (`.h5`, `.hdf5`): an array named `ts` is times (frames,), `labels`
       integers (N,), `constants/NAME` numbers without time (N, ...); every other array is data (N, ...), or
       (N, frames, ...) where there are times. A lone array named `x` or `arr_0` is the data itself; several are a
-      dictionary by name.
+      dictionary by name. In an `.npz`, a text named `meta` is JSON: where the data comes from.
     - HDF5 in The Well's layout: fields (N, frames, components..., grid...); see `kinema.motion.well`.
-    - A folder of pictures: (N, channels, height, width) from 0 to 1, in the order of their names; those in
-      subfolders are labelled by subfolder.
+    - A folder of pictures: (N, height, width, channels) from 0 to 1, one channel if all are gray, in the order
+      of their names; those in subfolders are labelled by subfolder.
 
     Raises:
         InputError: no such file, unknown kind, no data, NaN or infinity, no numbers, lengths that disagree.
@@ -114,7 +114,7 @@ def read(path: str | os.PathLike) -> Dataset:
         raise InputError(f"there is nothing at {path}")
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return _read_npz(path)
+        return dataset(*npz(path))
     if suffix in (".h5", ".hdf5"):
         return _read_hdf5(path)
     if suffix == ".zarr" or (path / "zarr.json").exists():
@@ -124,15 +124,35 @@ def read(path: str | os.PathLike) -> Dataset:
     raise InputError(f"{path} is of a kind that cannot be read; known: .zarr, .npz, .h5, .hdf5, a folder of pictures")
 
 
-def _read_npz(path):
+def npz(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays of an `.npz` file by name, whatever their numbers are, and its `meta`.
+
+    Raises:
+        InputError: it holds pickled objects.
+        StoreCorrupt: it is damaged or cut short.
+    """
+    path = Path(path)
     if not zipfile.is_zipfile(path):  # else NumPy takes it for a pickle
         raise StoreCorrupt(f"{path} is not an .npz file, or cut short")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: _member(path, name, file) for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # RuntimeError: encrypted
         raise StoreCorrupt(f"{path} is damaged or cut short: {error}") from error
-    return dataset(arrays, {"source": path.name})
+    meta: dict[str, Any] = {"source": path.name}
+    if "meta" in arrays and arrays["meta"].dtype.kind == "U" and arrays["meta"].ndim == 0:
+        meta |= _meta(path, str(arrays.pop("meta")))
+    return arrays, meta
+
+
+def _meta(path, text):
+    try:
+        meta = json.loads(text)
+        if not isinstance(meta, dict):
+            raise ValueError(f"it is a {type(meta).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise StoreCorrupt(f"{path}: meta must be a JSON object: {error}") from error
+    return meta
 
 
 def _member(path, name, file):
@@ -181,10 +201,11 @@ def _read_foreign(path):
     import zarr
 
     arrays = {}
-    for file in sorted(path.rglob("zarr.json")):
-        name = file.parent.relative_to(path).as_posix()
+    for file in path.rglob("*"):
         if not file.resolve().is_relative_to(path.resolve()):
             raise InputError(f"{file} is a link out of {path}")
+    for file in sorted(path.rglob("zarr.json")):
+        name = file.parent.relative_to(path).as_posix()
         try:
             spec = json.loads(file.read_bytes())
             if spec["node_type"] != "array":
@@ -217,7 +238,7 @@ def _read_pictures(folder):
                 f"{file} is {picture.shape[1]} x {picture.shape[0]} pixels, {first} {shape[1]} x {shape[0]}"
             )
     gray = all((p == p[..., :1]).all() for p in pictures)
-    stacked = np.stack([p[..., :1] if gray else p for p in pictures]).transpose(0, 3, 1, 2)
+    stacked = np.stack([p[..., :1] if gray else p for p in pictures])
     groups = [str(file.parent.relative_to(folder)) for file in files]
     classes = sorted(set(groups))
     labels = np.array([classes.index(g) for g in groups], np.int32) if len(classes) > 1 else None

@@ -1,20 +1,5 @@
-"""Files that appear whole or not at all. Without JAX, unlike `kinema.motion.disk`: evidence is read without it."""
+"""Files that appear whole or not at all."""
 
-import os
-import tempfile
-from pathlib import Path
+from kinema._files import write_file as write_whole
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under another name in the same folder, put it on the disk, rename."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+__all__ = ["write_whole"]

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "best_of": ["BestOf"],
         "conditioning": ["condition_on_mask", "condition_on_projection", "guide_by_classifier"],
-        "controller": ["Budget", "Controller", "Ledger", "Particles", "Scene"],
+        "controller": ["Budget", "Controller", "Ledger", "Move", "Particles", "Scene"],
         "law_projection": ["LawProjection"],
         "motion_fit": ["fit_motion"],
         "particle_filter": ["ParticleFilter"],

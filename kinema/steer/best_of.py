@@ -31,6 +31,9 @@ class BestOf(Controller):
     def copies(self) -> int:
         return self.n
 
+    def price(self, particles: Particles, scene: Scene) -> tuple[Ledger, Ledger]:
+        return Ledger.empty(), Ledger.empty().add(rewards=particles.size)
+
     def finish(self, x: PyTree, particles: Particles, scene: Scene, ledger: Ledger, key):
         reward = jax.vmap(self.reward)(x).reshape(-1, self.n)
         best = jnp.argmax(jnp.where(jnp.isnan(reward), -jnp.inf, reward), 1) + self.n * jnp.arange(reward.shape[0])

@@ -156,6 +156,9 @@ class ClassifierGuidance(Conditioning):
         moved = jax.tree.map(lambda m, g: m + (factor * g).astype(m.dtype), scene.encode(data), slope)
         return scene.decode(moved)
 
+    def price(self, particles: Particles, scene: Scene) -> tuple[Ledger, Ledger]:
+        return Ledger.empty(), Ledger.empty().add(gradients=particles.size * scene.rows.micro_steps)
+
     def finish(self, x: PyTree, particles: Particles, scene: Scene, ledger: Ledger, key):
         return x, particles.log_weight, ledger.add(gradients=particles.size * scene.rows.micro_steps)
 

@@ -2,15 +2,17 @@
 
 A population of particles walks the rows of a solver's plan. One round is
 
-    plan     choose every particle's parent (a branch is a repeated parent)
+    plan     choose every particle's parent (a branch is a repeated parent) and its `Move`
     edit     change the data prediction, in physical units; a multistep history sees the change
-    move     the sampler advances
+    move     the sampler advances, holds or goes back
     arrive   change the state, noise and all, before the model sees it
     predict  the sampler asks the model: the only place where it is called and counted
     update   weigh, resample, accept or mutate
 
 and `finish` acts on the last sample. Every steering method is some of these functions; `steer` runs them.
 """
+
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -21,6 +23,8 @@ from kinema.errors import InputError
 from kinema.generate.codec import Codec
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.sampling import Rows, SolverState
+
+Count = Int[Array, ""] | int
 
 
 class Ledger(eqx.Module):
@@ -34,8 +38,12 @@ class Ledger(eqx.Module):
     def empty(cls) -> "Ledger":
         return cls(*(jnp.zeros((), jnp.int32),) * 3)
 
-    def add(self, *, evaluations=0, rewards=0, gradients=0) -> "Ledger":
-        return Ledger(self.evaluations + evaluations, self.rewards + rewards, self.gradients + gradients)
+    def add(self, *, evaluations: Count = 0, rewards: Count = 0, gradients: Count = 0) -> "Ledger":
+        return self.join(Ledger(*(jnp.asarray(count, jnp.int32) for count in (evaluations, rewards, gradients))))
+
+    def join(self, other: "Ledger") -> "Ledger":
+        """The work of both."""
+        return jax.tree.map(jnp.add, self, other)
 
 
 class Budget(eqx.Module):
@@ -63,8 +71,10 @@ class Budget(eqx.Module):
 class Particles(eqx.Module):
     """A population of N: every array has a leading axis of N.
 
-    `row` is the plan's row that each particle stands before; `raw` the model's output there, computed on arrival;
-    `ancestor` the slot it came from at the start; `aux` whatever a controller keeps per particle.
+    `row` is the plan's row that each particle stands before, the number of rows once it is finished; `raw` the model's
+    output there, computed on arrival; `ancestor` the slot it came from at the start; `aux` whatever a controller keeps
+    per particle. `age` counts the micro-steps since the solver's history was empty, None under a controller that never
+    empties it.
     """
 
     state: SolverState
@@ -73,6 +83,7 @@ class Particles(eqx.Module):
     log_weight: Float[Array, " n"]
     ancestor: Int[Array, " n"]
     aux: PyTree = None
+    age: Int[Array, " n"] | None = None
 
     @property
     def size(self) -> int:
@@ -83,6 +94,28 @@ class Particles(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[parents], self)
 
 
+class Move(eqx.Module):
+    """What every particle does in a round; a number stands for all of them.
+
+    `kernel` is `Move.DENOISE` (one row on), `Move.HOLD` (nothing, at no cost), `Move.RENOISE` (back to row `to` by the
+    path's own noise) or `Move.INVERT` (back to row `to` along the probability flow, which denoising retraces). `to` is
+    read by the last two only and must be an earlier row that begins a whole step. They empty the solver's history. A
+    finished particle holds still under `DENOISE`; it can be renoised, not inverted. `parents` None keeps everybody.
+    """
+
+    DENOISE: ClassVar[int] = 0
+    HOLD: ClassVar[int] = 1
+    RENOISE: ClassVar[int] = 2
+    INVERT: ClassVar[int] = 3
+
+    kernel: Int[Array, "..."] | int = 0
+    to: Int[Array, "..."] | int = 0
+    parents: Int[Array, " n"] | None = None
+
+
+KERNELS = ("denoise", "hold", "renoise", "invert")  # in the order of the numbers of `Move`
+
+
 class Scene(eqx.Module):
     """What a controller may look at: the generator, the bound plan, the codec to physical units, conditions."""
 
@@ -91,6 +124,15 @@ class Scene(eqx.Module):
     codec: Codec | None
     cond: PyTree | None
     x0: PyTree | None
+
+    @property
+    def boundaries(self) -> Bool[Array, " points"]:
+        """Whether a particle before row j stands on the grid, and not inside a step; the last entry is the end."""
+        return jnp.concatenate([jnp.ones(1, bool), self.rows.whole])
+
+    def finished(self, particles: Particles) -> Bool[Array, " n"]:
+        """Which particles have run the whole plan."""
+        return particles.row == self.rows.micro_steps
 
     def decode(self, x: PyTree) -> PyTree:
         """One sample in physical units."""
@@ -127,8 +169,27 @@ class Controller(eqx.Module):
         """Set first weights, and what `aux` should know of the first prediction."""
         return particles, ledger
 
-    def plan(self, particles: Particles, scene: Scene, key) -> Int[Array, " n"] | None:
-        """Parents of the next round; None keeps everybody."""
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Which of "hold", "renoise" and "invert" `plan` may use: no other is compiled."""
+        return ()
+
+    def rounds(self, scene: Scene) -> int:
+        """The most rounds that a method with `kernels` may take: more than the plan has rows if it goes back."""
+        return scene.rows.micro_steps
+
+    def price(self, particles: Particles, scene: Scene) -> tuple[Ledger, Ledger]:
+        """The most that the next `update` and, after it, `finish` will add to the ledger, for a budget to bind before.
+
+        `particles` stand at the rows that the round takes them to.
+        """
+        return Ledger.empty(), Ledger.empty()
+
+    def plan(self, particles: Particles, scene: Scene, key) -> Move | Int[Array, " n"] | None:
+        """The next round: a `Move`, if `kernels` names any; in short, parents who all denoise, or None for everybody.
+
+        `scene.boundaries[row]` says where a particle may be sent back from and to.
+        """
         return None
 
     def edit(self, t, x: PyTree, data: PyTree, aux: PyTree, scene: Scene, key) -> PyTree:
@@ -145,9 +206,15 @@ class Controller(eqx.Module):
         return x
 
     def update(self, particles: Particles, data: PyTree, scene: Scene, ledger: Ledger, key) -> tuple[Particles, Ledger]:
-        """After a whole step: `data` `(N, ...)` are the new data predictions, in physical units."""
+        """After a whole step: `data` `(N, ...)` are the new data predictions, in physical units.
+
+        With `kernels`, after every round that leaves a particle on the grid; a finished one's data is its sample.
+        """
         return particles, ledger
 
     def finish(self, x: PyTree, particles: Particles, scene: Scene, ledger: Ledger, key):
-        """The last samples `(N, ...)`, in physical units -> (samples, log_weights, ledger), `copies` times fewer."""
+        """The last samples `(N, ...)`, in physical units -> (samples, log_weights, ledger), `copies` times fewer.
+
+        `scene.finished(particles)` says which ran to the end; the others are data predictions.
+        """
         return x, particles.log_weight, ledger

@@ -46,6 +46,10 @@ class ParticleFilter(Controller):
                 "a deterministic plan leaves resampled particles identical; use a stochastic solver or threshold=0"
             )
 
+    def price(self, particles: Particles, scene: Scene) -> tuple[Ledger, Ledger]:
+        look = Ledger.empty().add(rewards=particles.size)
+        return look, look
+
     def begin(self, particles: Particles, scene: Scene, ledger: Ledger) -> tuple[Particles, Ledger]:
         reward = jnp.zeros(particles.size)
         return eqx.tree_at(lambda p: p.aux, particles, reward, is_leaf=lambda leaf: leaf is None), ledger

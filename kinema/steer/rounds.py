@@ -1,47 +1,44 @@
 """`steer`: run a controller over the sampling loop, round by round."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from kinema.errors import BudgetExhausted, InputError
+from kinema.errors import BudgetExhausted, InputError, unknown
 from kinema.generate.codec import Codec
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.sampling import (
-    advance,
-    as_struct,
-    begin,
-    bind,
-    check_leading,
-    data_prediction,
-    perturb,
-    predict,
-    push,
-    push_edit,
-    shift,
-)
+from kinema.generate.sampling import as_struct, begin, bind, check_leading, source
 from kinema.generate.solver.plan import Plan
-from kinema.steer.controller import Budget, Controller, Ledger, Particles, Scene
-from kinema.steer.resampling import ess
+from kinema.steer.controller import Budget, Controller, Ledger, Scene
+from kinema.steer.moves import Levels, check_kernels, fault_message
+from kinema.steer.population import Population, State
+
+RUNNERS = ("scan", "while", "host")
 
 
 class SteerResult(eqx.Module):
     """Steered samples in physical units, with a leading axis of n, their log-weights and what they cost.
 
-    `ess` is the effective sample size after each whole step, `distinct` the ancestors still alive at the end.
+    `ess` is the effective sample size after each round, NaN after the last that was run; `ancestors` says where each
+    particle came from and `finished` whether it ran the whole plan: the x of one that did not is its data prediction.
     """
 
     x: PyTree
     log_weight: Float[Array, " n"]
-    ess: Float[Array, " steps"]
+    ess: Float[Array, " rounds"]
     ancestors: Int[Array, " particles"]
     ledger: Ledger
+    finished: Bool[Array, " particles"]
 
     @property
     def distinct(self) -> int:
+        """Ancestors still alive at the end."""
         return len(np.unique(np.asarray(self.ancestors)))
 
 
@@ -58,142 +55,113 @@ def steer(
     x0: PyTree | None = None,
     start: PyTree | None = None,
     budget: Budget | None = None,
-    host: bool = False,
+    runner: str = "scan",
 ) -> SteerResult:
     """Draw n samples under a controller.
 
     The noise is that of `sample` with the same key: slot i starts where sample i does. `codec` puts the controller in
-    physical units. `host=True` runs the rounds from Python, for controllers that call code JAX cannot trace.
+    physical units. `runner` says how the rounds are run:
+
+    - "scan": a fixed count, compiled, differentiable in reverse; a budget must hold all of it;
+    - "while": compiled, until all particles have finished or before the first round that would pass a limit of the
+      budget; what has not finished by then is said to be so in the result;
+    - "host": the same from Python, for controllers that call code JAX cannot trace.
 
     Example:
         >>> steer(gen, plan, LawProjection(world), 64, key=key, shape=shape, codec=codec).x
 
     Raises:
-        InputError: n < 1; `cond`, `x0` or `start` of another length; a controller that does not fit the plan.
-        BudgetExhausted: the plan needs more than the budget holds, or the controller spent it.
+        InputError: n < 1; an unknown runner; `cond`, `x0` or `start` of another length; a controller that does not fit
+            the plan, or that plans a move which is not allowed.
+        BudgetExhausted: the budget does not hold the first predictions, or with "scan" the whole plan; or the
+            controller spent more than it said.
     """
     if n < 1:
         raise InputError(f"n must be at least 1, got {n}")
+    if runner not in RUNNERS:
+        raise InputError(unknown("runner", runner, RUNNERS))
     for name, tree in (("cond", cond), ("x0", x0), ("start", start)):
         check_leading(name, tree, n)
+    check_kernels(controller, plan, gen.path)
     particles = n * controller.copies
-    evaluations = particles * plan.nfe * gen.calls
-    if budget is not None and budget.evaluations is not None and evaluations > budget.evaluations:
-        raise BudgetExhausted(
-            f"{n} samples of {controller.copies} particles and {plan.nfe} steps need {evaluations} network evaluations;"
-            f" the budget holds {budget.evaluations}"
-        )
+    _check_budget(budget, gen, plan, particles, whole=runner == "scan" and not controller.kernels)
     cond, x0, start = (
         jax.tree.map(lambda leaf: jnp.repeat(leaf, controller.copies, 0), tree) for tree in (cond, x0, start)
     )
     scene = Scene(gen, bind(plan, gen), codec, cond, x0)
+    if controller.edits and "data" not in gen.fields:
+        raise InputError(
+            f"{type(controller).__name__} edits the data prediction; this generator has only {sorted(gen.fields)}"
+        )
     controller.check(scene, plan.stochastic)
-    run = _steer if host else _steer_compiled
-    result = run(controller, scene, key, particles, as_struct(shape), start)
+    if controller.kernels and controller.rounds(scene) < 1:
+        raise InputError(f"{type(controller).__name__} must take at least 1 round, got {controller.rounds(scene)}")
+    levels = Levels.of(plan, gen.path) if controller.kernels else None
+    limits = None if runner == "scan" or budget is None else jax.tree.map(jnp.asarray, budget)
+    run = _steer if runner == "host" else _steer_compiled
+    result, fault = run(controller, scene, levels, key, particles, as_struct(shape), start, limits, runner)
+    if isinstance(fault, Tracer):
+        result = eqx.error_if(
+            result, fault[0] > 0, "the controller planned an illegal move; run steer outside jit and grad to see which"
+        )
+    elif fault is not None and fault[0] > 0:
+        raise InputError(fault_message(np.asarray(fault)))
     if budget is not None and bool(budget.exceeded(result.ledger)):
         raise BudgetExhausted(f"spent {_spent(result.ledger)}; the budget holds {budget}")
     return result
 
 
-def _steer(controller: Controller, scene: Scene, key, n: int, like, start, *, compiled: bool = False) -> SteerResult:
-    rows, gen = scene.rows, scene.generator
-    key_control = jr.fold_in(key, n)
+def _steer(
+    controller: Controller, scene: Scene, levels: Levels | None, key, n: int, like, start, limits, runner: str
+) -> tuple[SteerResult, Int[Array, " 4"] | None]:
+    origins = scene.x0
+    if scene.generator.path.origin == "endpoint":  # drawn from, then unknown
+        scene = replace(scene, x0=None)
 
-    def source(i, x0, start):
+    def first(i, x0, known, start):
         key_source, key_steps = jr.split(jr.fold_in(key, i))
-        x = gen.path.sample_source(key_source, like, x0) if start is None else start
-        return begin(rows, x, x0), key_steps
+        x = source(scene.generator, scene.rows, key_source, like, x0) if start is None else start
+        return begin(scene.rows, x, known), key_steps
 
-    def ask(particles: Particles, key) -> Particles:
-        """Every particle's next prediction, where it now stands."""
+    states, keys = jax.vmap(first)(jnp.arange(n), origins, scene.x0, start)
+    population = Population(controller, scene, levels, keys, jr.fold_in(key, n), runner)
+    state = population.begin(states)
 
-        def one(state, j, aux, key_particle, cond, x0, key_arrive):
-            row = rows[j]
-            state = perturb(gen, row, state, jr.fold_in(key_particle, j))
-            if controller.arrives:
-                x = controller.arrive(row.t, shift(state.x, row.b, x0), aux, scene, key_arrive)
-                state = eqx.tree_at(lambda s: s.x, state, shift(x, -row.b, x0))
-            return state, predict(gen, row, state.x, cond, x0)
+    def goes_on(state: State) -> Bool[Array, ""]:
+        return population.goes_on(state, limits)
 
-        arguments = (particles.state, particles.row, particles.aux, keys, scene.cond, scene.x0, jr.split(key, n))
-        state, raw = jax.vmap(one)(*arguments)
-        return eqx.tree_at(lambda p: (p.state, p.raw), particles, (state, raw))
+    def round_(state: State) -> State:
+        return population.round(state)
 
-    state, keys = jax.vmap(source)(jnp.arange(n), scene.x0, start)
-    slots = jnp.arange(n, dtype=jnp.int32)
-    particles = Particles(state, state.x, 0 * slots, jnp.zeros(n), slots, controller.memory(n))
-    particles = ask(particles, jr.fold_in(key_control, rows.micro_steps))
-    ledger = Ledger.empty().add(evaluations=n * gen.calls)
-    particles, ledger = controller.begin(particles, scene, ledger)
+    def perhaps(state: State) -> State:
+        return jax.lax.cond(goes_on(state), round_, lambda same: same, state)
 
-    def move(particles: Particles, key):
-        """Every particle one micro-step on; the prediction on arrival is left to the caller."""
-
-        def one(state, raw, j, aux, key_particle, x0, key_edit):
-            row = rows[j]
-            h = push(row, state, raw)
-            if controller.edits:
-                data = data_prediction(row, state, raw)
-                before = scene.decode(data)
-                here = scene.decode(shift(state.x, row.b, x0))
-                after = controller.edit(row.t, here, before, aux, scene, key_edit)
-                changed = jax.tree.map(
-                    lambda m, new, old: m + (new - old), data, scene.encode(after), scene.encode(before)
-                )
-                h = push_edit(row, h, data, changed)
-            return advance(gen, row, state, h, jr.fold_in(key_particle, j))
-
-        keys_edit = jr.split(key, n)
-        return jax.vmap(one)(particles.state, particles.raw, particles.row, particles.aux, keys, scene.x0, keys_edit)
-
-    def data_of(particles: Particles) -> PyTree:
-        def one(state, raw, j):
-            return scene.decode(data_prediction(rows[j], state, raw))
-
-        return jax.vmap(one)(particles.state, particles.raw, particles.row)
-
-    def round_(carry, j):
-        particles, ledger = carry
-        key_plan, key_edit, key_arrive, key_update = jr.split(jr.fold_in(key_control, j), 4)
-        parents = controller.plan(particles, scene, key_plan)
-        particles = particles if parents is None else particles.select(parents)
-        moved = (move(particles, key_edit), particles.row + 1)
-        particles = ask(eqx.tree_at(lambda p: (p.state, p.row), particles, moved), key_arrive)
-        ledger = ledger.add(evaluations=n * gen.calls)
-
-        def whole(operands):
-            particles, ledger = operands
-            return controller.update(particles, data_of(particles), scene, ledger, key_update)
-
-        operands = (particles, ledger)
-        carry = (
-            jax.lax.cond(rows.whole[j], whole, lambda same: same, operands)
-            if compiled
-            else (whole(operands) if bool(rows.whole[j]) else operands)
-        )
-        return carry, ess(carry[0].log_weight)
-
-    carry, last = (particles, ledger), rows.micro_steps - 1
-    if compiled:
-        carry, sizes = jax.lax.scan(round_, carry, jnp.arange(last))
+    if runner == "host":
+        while bool(goes_on(state)):
+            state = round_(state)
+    elif runner == "while":
+        state = jax.lax.while_loop(goes_on, round_, state)
     else:
-        sizes = []
-        for j in range(last):
-            carry, size = round_(carry, j)
-            sizes.append(size)
-        sizes = jnp.array(sizes)
-    particles, ledger = carry
-    key_edit, key_finish = jr.split(jr.fold_in(key_control, last))
-    state = move(particles, key_edit)
-    x = jax.vmap(lambda y, x0: scene.decode(shift(y, rows.b_after[-1], x0)))(state.x, scene.x0)
-    particles = eqx.tree_at(lambda p: p.state, particles, state)
-    x, log_weight, ledger = controller.finish(x, particles, scene, ledger, key_finish)
-    return SteerResult(x, log_weight, sizes, particles.ancestor, ledger)
+        every = perhaps if controller.kernels else round_
+        state, _ = jax.lax.scan(lambda state, _: (every(state), None), state, length=population.rounds)
+    (x, log_weight, ledger), particles = population.end(state)
+    finished = scene.finished(particles)
+    result = SteerResult(x, log_weight, state.ess, particles.ancestor, ledger, finished)
+    return result, population.fault(state)
 
 
-@eqx.filter_jit
-def _steer_compiled(*arguments) -> SteerResult:
-    return _steer(*arguments, compiled=True)
+_steer_compiled = eqx.filter_jit(_steer)
+
+
+def _check_budget(budget: Budget | None, gen: AbstractGenerator, plan: Plan, particles: int, *, whole: bool):
+    """Refuse a budget that does not hold the first predictions or, if `whole`, those of all rows."""
+    steps = plan.nfe if whole else 1
+    needed = particles * steps * gen.calls
+    if budget is not None and budget.evaluations is not None and needed > budget.evaluations:
+        raise BudgetExhausted(
+            f"{particles} particles and {steps} steps need {needed} network evaluations; the budget holds"
+            f" {budget.evaluations}"
+        )
 
 
 def _spent(ledger: Ledger) -> str:

@@ -24,13 +24,13 @@ from kinema.verify.distances import energy_distance
 from kinema.verify.laws import LawErrors, laws, replay_error
 
 EVALUATIONS = 12
-COUNTS = (6, 12, 60, 200)
 LAWS = ("replay", "energy", "momentum", "kinematic", "wall", "ball")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything: trajectories to learn from, steps, motions to judge, candidates, motions to restore."""
+    """How much of everything: trajectories to learn from, steps, motions to judge, candidates, motions to restore; the
+    network, and the numbers of evaluations compared."""
 
     trajectories: int = 4096
     steps: int = 1350
@@ -39,10 +39,14 @@ class Sizes:
     candidates: int = 16
     chosen: int = 256
     restored: int = 256
+    width: int = 192
+    depth: int = 4
+    counts: tuple[int, ...] = (6, 12, 60, 200)
 
 
 SIZES = {
-    "smoke": Sizes(256, 20, 64, 32, 4, 16, 16),
+    # few distinct shapes: what costs here is compilation
+    "smoke": Sizes(256, 20, 16, 16, 4, 16, 16, width=32, depth=1, counts=(12, 60)),
     "quick": Sizes(),
     "full": Sizes(trajectories=65536, steps=20000, motions=4096, long=1024, chosen=1024, restored=1024),
 }
@@ -102,7 +106,7 @@ def learn_motion(
         world=dict(data.meta),
         augment=world.augment,
         model="motion_tokens",
-        sizes={"distinct_axes": False, "distinct_bodies": False},
+        sizes={"distinct_axes": False, "distinct_bodies": False, "width": sizes.width, "depth": sizes.depth},
         predicts=predicts,
         folder=folder,
         progress=progress,
@@ -159,7 +163,7 @@ def measure(world: Balls, run: Run, held: Trajectory, sizes: Sizes, *, key, stag
         apart = {name: distance(traj) for name, traj in motions.items() if name != "true"}
         apart["true"] = float(energy_distance(truth[:n], truth[n:])) / root
     by_count = {}
-    for count in COUNTS:
+    for count in sizes.counts:
         size = n if count <= EVALUATIONS else sizes.long
         with timed(f"verify: {size} motions at {count} evaluations"):
             drawn = motion(draw(run, plan_of(run, count), size, key_sample))

@@ -10,7 +10,7 @@ from kinema.report.animation import Animation, animate
 from kinema.report.charts import error_against_nfe, law_bars, training_curve
 from kinema.report.picture import Picture
 from kinema.studies import provenance
-from kinema.studies.collisions_job import COUNTS, EVALUATIONS, LAWS, Measured
+from kinema.studies.collisions_job import EVALUATIONS, LAWS, Measured
 from kinema.studies.evidence import Evidence, Metric
 from kinema.studies.pages import metric_table
 from kinema.tables import Spread, Table
@@ -23,8 +23,9 @@ def figures(results: Sequence[Measured]) -> list[Picture]:
     """Training curve, error against evaluations, law errors, and what restoring gains."""
     losses = np.stack([one.run.history.metrics["loss"] for one in results])
     steps = np.arange(1, losses.shape[1] + 1)
+    counts = tuple(results[0].by_count)
     by_count = {
-        law: (np.array(COUNTS), np.array([[one.by_count[c][law] for c in COUNTS] for one in results]))
+        law: (np.array(counts), np.array([[one.by_count[c][law] for c in counts] for one in results]))
         for law in ("replay", "kinematic", "momentum")
     }
     bars = {
@@ -53,7 +54,7 @@ def tables(results: Sequence[Measured]) -> list[Table]:
         name: [dict(one.errors[name].columns) | {"distance": one.distance[name]} for one in results]
         for name in results[0].motions
     }
-    counts = {f"{count}": [one.by_count[count] for one in results] for count in COUNTS}
+    counts = {f"{count}": [one.by_count[count] for one in results] for count in results[0].by_count}
     restored = [
         (
             way,

@@ -18,6 +18,7 @@ from kinema.studies.study import study
 from kinema.verify.distances import energy_distance
 
 STEPS = {"smoke": 10, "quick": 400, "full": 4000}
+NETWORK = {"smoke": {"width": 8, "levels": 1}}  # else the default for pictures
 SAMPLES = {"smoke": 20, "quick": 500, "full": 5000}
 TRAINED = 1500  # of 1,797 digits; the rest judge
 
@@ -36,7 +37,14 @@ def run(preset: str, seed: int) -> Evidence:
     trained, rest = split(data)
     judge = classifier(trained)
     key_fit, key_draw = jr.split(jr.key(seed))
-    made = train(trained.arrays, labels=trained.labels, key=key_fit, steps=STEPS[preset], progress=True)
+    made = train(
+        trained.arrays,
+        labels=trained.labels,
+        key=key_fit,
+        steps=STEPS[preset],
+        sizes=NETWORK.get(preset),
+        progress=True,
+    )
     labels = np.arange(SAMPLES[preset]) % 10
     drawn = {scale: draw(made, labels, key_draw, scale) for scale in (1.0, 2.0)}
     agreement = {scale: judge.score(flat(x), labels) for scale, x in drawn.items()}

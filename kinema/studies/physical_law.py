@@ -4,15 +4,17 @@ The CPU part of the study: videos of one ball along a line, 64 pixels wide, thre
 network extrapolates speed by being piecewise linear; from pixels it cannot, and that is the claim.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from kinema import learn, models
 from kinema.report.charts import house
@@ -28,7 +30,7 @@ SIZES = {  # videos for each size of network, training steps, videos to test on
     "quick": ({64: 300, 256: 3000}, 1200, 256),
     "full": ({64: 300, 256: 3000, 1024: 30000}, 20000, 1024),
 }
-CASES = {"smoke": (32, 10), "quick": (3000, 800), "full": (30000, 20000)}  # videos, steps
+CASES = {"smoke": (64, 64, 20), "quick": (256, 3000, 800), "full": (256, 30000, 20000)}  # width, videos, steps
 BANDS = ((1.0, 1.25), (3.75, 4.0))
 BINS = (1.5, 2.0, 2.5, 3.0, 3.5)
 
@@ -95,8 +97,12 @@ def run(preset: str, seed: int) -> Evidence:
 def film(regime: Regime, n: int, key) -> Videos:
     """Videos of a regime of uniform motion, seen along its line."""
     motion = draw(regime, n, key=key)
-    x, radius = motion.states["x"][:, :FRAMES, 0, 0], motion.constants["radius"][:, 0]
-    colour = motion.constants["colour"]
+    constants = motion.constants
+    return _seen(motion.states["x"][:, :FRAMES, 0, 0], constants["radius"][:, 0], constants["colour"])
+
+
+@jax.jit
+def _seen(x: Float[Array, "n frames"], radius: Float[Array, " n"], colour: Int[Array, " n"]) -> Videos:
     step = WIDTH / PIXELS
     centres = (jnp.arange(PIXELS) + 0.5) * step
     away = jnp.abs(centres - x[..., None])
@@ -122,21 +128,31 @@ class Predictor(NamedTuple):
         return jnp.concatenate([pictures[:GIVEN], made[GIVEN:]])
 
 
+@eqx.filter_jit
+def predict(model: Predictor, pictures: Float[Array, "n frames pixels colours"]) -> Array:
+    """Videos continued from their given frames."""
+    return jax.vmap(model)(pictures)
+
+
+def future_error(model: Predictor, batch: Float[Array, "n frames pixels colours"], key) -> tuple[Array, dict]:
+    """Objective: the squared error of the frames to come."""
+    return jnp.mean((jax.vmap(model)(batch)[:, GIVEN:] - batch[:, GIVEN:]) ** 2), {}
+
+
+adam = functools.cache(learn.adam)  # one object for one number of steps, so that networks of one width compile once
+
+
 def train(videos: Videos, width: int, steps: int, key) -> Predictor:
     """Fit the squared error of the frames to come."""
     key_net, key_fit = jr.split(key)
     shape = videos.pictures.shape[1:]
     net = models.make("mlp", shape=shape, width=width, depth=3, key=key_net)
-
-    def objective(model, batch, key):
-        return jnp.mean((jax.vmap(model)(batch)[:, GIVEN:] - batch[:, GIVEN:]) ** 2), {}
-
     size = min(128, len(videos.pictures))
     return learn.fit(
         Predictor(net),
-        objective,
+        future_error,
         videos.pictures,
-        optimizer=learn.adam(2e-3, steps),
+        optimizer=adam(2e-3, steps),
         steps=steps,
         batch_size=size,
         key=key_fit,
@@ -176,11 +192,11 @@ def columns(width: int, count: int, steps: int, tests: int, key) -> dict[str, fl
     """Velocity error in and out of distribution of one network."""
     known = regimes("uniform")
     key_train, key_fit, key_test = jr.split(key, 3)
-    predict = jax.jit(jax.vmap(train(film(known["train"], count, key_train), width, steps, key_fit)))
+    model = train(film(known["train"], count, key_train), width, steps, key_fit)
     tested = {
         name: film(known[regime], tests, jr.fold_in(key_test, i)) for i, (name, regime) in enumerate(COLUMNS.items())
     }
-    return {name: velocity_error(predict(videos.pictures), videos) for name, videos in tested.items()}
+    return {name: velocity_error(predict(model, videos.pictures), videos) for name, videos in tested.items()}
 
 
 def constant_velocity(tests: int, key) -> dict[str, float]:
@@ -195,36 +211,36 @@ def constant_velocity(tests: int, key) -> dict[str, float]:
     return found
 
 
-def cases(count: int, steps: int, tests: int, key):
+def cases(width: int, count: int, steps: int, tests: int, key):
     """Gap, flip and conflicts: made velocity by bin, shares reversed, shifts of attribute pairs."""
     key_gap, key_flip, *keys = jr.split(key, 5)
     known = gap(*BANDS)
-    predict = jax.jit(jax.vmap(train(film(known["train"], count, key_gap), 256, steps, key_gap)))
+    model = train(film(known["train"], count, key_gap), width, steps, key_gap)
     drift = {}
     for speed in BINS:
         regime = replace(known["test"], speed=(((speed - 0.05, speed + 0.05),),))
         videos = film(regime, tests, jr.fold_in(key_gap, int(10 * speed)))
-        drift[speed] = float(made_velocity(predict(videos.pictures), videos).mean())
+        drift[speed] = float(made_velocity(predict(model, videos.pictures), videos).mean())
     shares = []
     for name in ("train", "mirrored"):
-        predict = jax.jit(jax.vmap(train(film(flip()[name], count, key_flip), 256, steps, key_flip)))
+        model = train(film(flip()[name], count, key_flip), width, steps, key_flip)
         videos = film(flip()["test"], tests, jr.fold_in(key_flip, 1))
-        shares.append(float(jnp.mean(made_velocity(predict(videos.pictures), videos) < 0)))
+        shares.append(float(jnp.mean(made_velocity(predict(model, videos.pictures), videos) < 0)))
     pairs = (("colour", "velocity"), ("colour", "size"), ("size", "velocity"))
-    shifts = {pair: shift_of(*pair, count, steps, tests, one) for pair, one in zip(pairs, keys)}
+    shifts = {pair: shift_of(*pair, width, count, steps, tests, one) for pair, one in zip(pairs, keys)}
     return drift, *shares, shifts
 
 
-def shift_of(first: str, second: str, count: int, steps: int, tests: int, key) -> tuple[float, float]:
+def shift_of(first: str, second: str, width: int, count: int, steps: int, tests: int, key) -> tuple[float, float]:
     """How far each attribute moves towards the training case that shares the other, mean of both test cases."""
     pair = conflict(first, second)
     keys = jr.split(key, 5)
     data = both(film(pair.train[0], count // 2, keys[0]), film(pair.train[1], count // 2, keys[1]))
-    predict = jax.jit(jax.vmap(train(data, 256, steps, keys[2])))
+    model = train(data, width, steps, keys[2])
     moved = {first: [], second: []}
     for case in (0, 1):
         videos = film(pair.test[case], tests, keys[3 + case])
-        made = predict(videos.pictures)
+        made = predict(model, videos.pictures)
         for attribute in (first, second):
             given = measured(attribute, videos.pictures, videos)
             moved[attribute].append(pair.shift(attribute, case, given, measured(attribute, made, videos)))

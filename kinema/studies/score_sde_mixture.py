@@ -11,8 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kinema.generate import VE, VP, MixturePosterior, Path, log_prob, sample
-from kinema.generate.fields import convert
-from kinema.generate.generator import moments_in_float64
 from kinema.generate.solver import Grid, Plan, ancestral, euler, grids, predictor_corrector
 from kinema.generate.solver.plan import Draft
 from kinema.steer import PathWeighted, condition_on_mask, steer
@@ -92,11 +90,10 @@ def probability_flow(path, grid: Grid) -> Plan:
 
 def langevin(path, grid: Grid, snr: float) -> Plan:
     """Corrector steps alone, one at every noise level of the grid, then the data prediction."""
-    columns = convert("data", "score", moments_in_float64(path, grid.times[:-1]))
     draft = Draft("langevin", grid, extrapolates="data")
     for i in range(grid.steps - 1):
         step = 2 * (snr * grid.s[i]) ** 2
-        draft.add(i + 1, 1.0, [step], A=columns.P[i], B=columns.Q[i], c=np.sqrt(2 * step))
+        draft.add(i + 1, 1.0, [step], B=0.0, S=1.0, c=np.sqrt(2 * step))
     draft.add(grid.steps, 0.0, [grid.a[-1]])
     return draft.plan()
 

@@ -6,9 +6,9 @@ import pytest
 from kinema.errors import InputError
 from kinema.generate.fields import FIELDS, PREDICTS, Moments, convert
 from kinema.generate.generator import moments_in_float64
-from kinema.generate.path import PATHS
+from kinema.generate.path import GAUSSIAN
 
-PATH_LIST = {name: make() for name, make in PATHS.items()}
+PATH_LIST = {name: make() for name, make in GAUSSIAN.items()}
 TIMES = np.array([0.03, 0.2, 0.5, 0.8, 0.97])
 
 

@@ -8,9 +8,9 @@ from kinema.errors import InputError
 from kinema.generate.fields import FIELDS, PREDICTS
 from kinema.generate.generator import Generator
 from kinema.generate.mixtures import MixturePosterior
-from kinema.generate.path import PATHS, VP, Linear
+from kinema.generate.path import GAUSSIAN, VP, Linear
 
-PATH_LIST = {name: make() for name, make in PATHS.items()}
+PATH_LIST = {name: make() for name, make in GAUSSIAN.items()}
 MEANS, COVS = [[-1.0, 0.5], [1.0, -0.5]], [0.1, 0.3]
 
 

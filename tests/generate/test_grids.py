@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from kinema.errors import InputError
-from kinema.generate.path import EDM, PATHS, VE, VP, Linear
+from kinema.generate.path import EDM, GAUSSIAN, VE, VP, Linear
 from kinema.generate.path.path import in_float64
 from kinema.generate.solver import grids
 
-PATH_LIST = {name: make() for name, make in PATHS.items()}
+PATH_LIST = {name: make() for name, make in GAUSSIAN.items()}
 TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 100))
 
 

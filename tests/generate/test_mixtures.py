@@ -7,9 +7,9 @@ from conftest import assert_within_error
 
 from kinema.errors import InputError
 from kinema.generate.mixtures import MixturePosterior
-from kinema.generate.path import PATHS
+from kinema.generate.path import GAUSSIAN
 
-PATH_LIST = {name: make() for name, make in PATHS.items()}
+PATH_LIST = {name: make() for name, make in GAUSSIAN.items()}
 MEANS, WEIGHTS = [[-1.0, 0.5], [1.2, -0.3], [0.0, 1.0]], [0.5, 0.3, 0.2]
 FULL = np.array([[[0.3, 0.1], [0.1, 0.2]], [[0.1, -0.05], [-0.05, 0.2]], [[0.2, 0.0], [0.0, 0.1]]])
 

@@ -6,10 +6,10 @@ import pytest
 from conftest import assert_within_error
 
 from kinema.errors import InputError
-from kinema.generate.path import EDM, PATHS, VE, VP, Linear, SubVP
+from kinema.generate.path import EDM, GAUSSIAN, VE, VP, Linear, SubVP
 from kinema.generate.path.path import in_float64
 
-PATH_LIST = {name: make() for name, make in PATHS.items()}
+PATH_LIST = {name: make() for name, make in GAUSSIAN.items()}
 TIMES = np.linspace(0.01, 0.99, 50)
 
 
@@ -100,7 +100,7 @@ def test_source_has_its_density(name, key):
 
 def test_bisection_serves_paths_without_an_inverse():
     class Bare(VP):
-        time_of_log_snr = PATHS["vp"].__mro__[1].time_of_log_snr
+        time_of_log_snr = GAUSSIAN["vp"].__mro__[1].time_of_log_snr
 
     levels = in_float64(VP().log_snr, TIMES)[0]
     assert np.abs(in_float64(Bare().time_of_log_snr, levels)[0] - TIMES).max() < 1e-10

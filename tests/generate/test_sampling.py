@@ -13,7 +13,7 @@ from kinema.generate.fields import convert
 from kinema.generate.generator import Generator, moments_in_float64
 from kinema.generate.mixtures import MixturePosterior
 from kinema.generate.noise import NoiseLaw, Normal
-from kinema.generate.path import PATHS, VE, VP, Linear, Path
+from kinema.generate.path import GAUSSIAN, VE, VP, Linear, Path
 from kinema.generate.rows import bind
 from kinema.generate.sampling import begin, data_prediction, push, push_edit, sample
 from kinema.generate.solver import grids
@@ -84,11 +84,16 @@ def test_binding_is_the_direct_conversion(predicts, build, x64):
 
     for j in (0, 3, plan.nfe - 1):
         prediction, h, data, same, edited = look(plan.t[j], rows[j])
-        assert np.allclose(h, plan.A[j] * x + plan.B[j] * getattr(prediction, plan.extrapolates), rtol=1e-9)
+        pushed = plan.A[j] * x + plan.B[j] * getattr(prediction, plan.extrapolates)
+        assert np.allclose(h, pushed + plan.S[j] * prediction.score, rtol=1e-9)
         assert np.allclose(data, prediction.data, rtol=1e-8)
         assert np.array_equal(same, h)
-        P, Q = convert("data", plan.extrapolates, moments_in_float64(PATH, plan.t))
-        assert np.allclose(edited, plan.A[j] * x + plan.B[j] * (P[j] * x + Q[j] * (data + 0.1)), rtol=1e-8)
+        moments = moments_in_float64(PATH, plan.t)
+        field, score = (
+            to.P[j] * x + to.Q[j] * (data + 0.1)
+            for to in (convert("data", f, moments) for f in (plan.extrapolates, "score"))
+        )
+        assert np.allclose(edited, plan.A[j] * x + plan.B[j] * field + plan.S[j] * score, rtol=1e-8)
 
 
 def test_the_loop_is_the_plain_loop(x64, key):
@@ -286,7 +291,7 @@ def test_bad_input_is_refused(options, message, key):
 
 def test_every_path_is_sampled_by_the_same_code(key):
     for name in ("sub-vp", "edm", "linear"):
-        path = PATHS[name]()
+        path = GAUSSIAN[name]()
         gen = MixturePosterior(path, [[0.5, -0.5]], 0.01)
         x = sample(gen, solver.make("dpmpp-2m", path, 8), 32, key=key, shape=(2,)).x
         assert np.abs(x - jnp.array([0.5, -0.5])).max() < 0.6, name

@@ -1,17 +1,22 @@
 """Training end to end on data whose law is known, with every option that changes what comes out."""
 
+import functools
+import signal
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
-from kinema import generate
+from kinema import generate, simulate
 from kinema.errors import InputError
-from kinema.generate import VP, sample
-from kinema.generate.run import load_run
+from kinema.generate import VP, sample, training
+from kinema.generate.run import begin_run, build, load_run, save_run
 from kinema.generate.solver import make
 from kinema.generate.training import train
+from kinema.learn import load_model
 
 TINY = {"model": "mlp", "sizes": {"width": 32, "depth": 2}, "progress": False}
 
@@ -77,7 +82,108 @@ def test_augmentation_acts_in_physical_units(key):
 
 def test_network_is_chosen_by_the_shape(key):
     run = train(ring(key, 16), key=key, steps=1, batch_size=8, progress=False)
-    assert run.config.model["name"] in ("mlp",)
+    assert run.config.model["name"] == "mlp"
+
+
+def test_network_is_told_that_there_are_times(key, monkeypatch):
+    """A square film in colour would pass for a picture."""
+    monkeypatch.setattr(training.learn, "fit", lambda model, *_, **__: SimpleNamespace(ema=model, history=None))
+    x = np.asarray(jr.normal(key, (4, 8, 8, 3)))
+    assert train(x, key=key).config.model["name"] == "image_unet"
+    assert train(x, ts=np.arange(8.0), key=key).config.model["name"] == "motion_tokens"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "distinct"),
+    [
+        ({}, {"distinct_axes": False, "distinct_bodies": False}),
+        ({"mass": [1, 2]}, {"distinct_axes": False, "distinct_bodies": True}),
+        ({"size": [1.0, 2.0]}, {"distinct_axes": True, "distinct_bodies": False}),
+    ],
+)
+def test_network_treats_alike_what_the_world_exchanges(parameters, distinct, key, monkeypatch):
+    world = simulate.make("collisions", frames=3, **parameters)
+    motion = world.simulate(8, key=key)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            training.learn,
+            "fit",
+            lambda model, *_, **__: seen.append(model) or SimpleNamespace(ema=model, history=None),
+        )
+        run = train(motion.states, ts=motion.ts, augment=world.augment, key=key, steps=1)
+    assert run.config.model["name"] == "motion_tokens"
+    assert {name: run.config.model[name] for name in distinct} == distinct
+
+
+def shifted(key, one, *, by):
+    TRACED.append(one.shape)
+    return one + by
+
+
+TRACED: list = []
+
+
+def test_a_second_call_does_not_compile_again(key):
+    for seed in range(3):
+        augment = functools.partial(shifted, by=jnp.array(float(seed)))
+        train(ring(jr.key(seed), 64), key=jr.key(seed), steps=4, batch_size=8, augment=augment, **TINY)
+        TRACED.append("end")
+    assert TRACED.index("end") > 0
+    assert TRACED[TRACED.index("end") :] == ["end"] * 3
+
+
+def stopped(folder, key, *, at, monkeypatch):
+    """Train in a folder, with Ctrl-C after step `at`."""
+    from kinema.learn import fitting
+
+    kept = fitting._Run.go
+
+    def go(self, length):
+        kept(self, length)
+        if self.step >= at:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fitting._Run, "go", go)
+        train(ring(key, 64), key=key, steps=200, batch_size=8, folder=folder, **TINY)
+
+
+def test_a_run_that_was_left_is_a_run(key, tmp_path, monkeypatch):
+    stopped(tmp_path / "run", key, at=100, monkeypatch=monkeypatch)
+    with pytest.warns(UserWarning, match=r"not finished, its last checkpoint is used \(step 100\); .* --resume"):
+        run = load_run(tmp_path / "run")
+    like = build(run.config, key=key)
+    averaged = load_model(tmp_path / "run", like)
+    np.testing.assert_array_equal(run.generator.raw(0.5, jnp.ones(2)), averaged.raw(0.5, jnp.ones(2)))
+    whole = train(ring(key, 64), key=key, steps=200, batch_size=8, folder=tmp_path / "run", resume=True, **TINY)
+    np.testing.assert_array_equal(run.codec.mean, whole.codec.mean)
+    np.testing.assert_array_equal(
+        load_run(tmp_path / "run").generator.raw(0.5, jnp.ones(2)), whole.generator.raw(0.5, jnp.ones(2))
+    )
+    with pytest.raises(InputError, match="another run"):
+        train(ring(key, 32), key=key, steps=200, batch_size=8, folder=tmp_path / "run", resume=True, **TINY)
+    with pytest.raises(InputError, match="already holds a run"):
+        train(ring(key, 64) + 1, key=key, steps=200, batch_size=8, folder=tmp_path / "run", **TINY)
+    np.testing.assert_array_equal(load_run(tmp_path / "run").codec.mean, whole.codec.mean)
+
+
+def test_a_run_that_has_learnt_nothing(key, tmp_path):
+    run = train(ring(key, 16), key=key, steps=1, batch_size=8, **TINY)
+    begin_run(tmp_path / "run", run.config, run.codec)
+    with pytest.raises(InputError, match=r"no weights at .*weights\.safetensors"):
+        load_run(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "step-00000000").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"has not learnt anything yet; .* --resume"):
+        load_run(tmp_path / "run")
+
+
+def test_weights_are_not_trained_over(key, tmp_path):
+    run = train(ring(key, 16), key=key, steps=1, batch_size=8, **TINY)
+    save_run(tmp_path / "run", run)
+    with pytest.raises(InputError, match=r"already holds a run \(weights\.safetensors\)"):
+        train(ring(key, 16) + 1, key=key, steps=1, batch_size=8, folder=tmp_path / "run", **TINY)
+    np.testing.assert_array_equal(load_run(tmp_path / "run").codec.mean, run.codec.mean)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +197,15 @@ def test_network_is_chosen_by_the_shape(key):
         ({"weight": "noises"}, "did you mean 'noise'"),
         ({"data": np.zeros((16, 2))}, "must vary"),
         ({"data": np.zeros((0, 2))}, "empty"),
-        ({"data": np.full((16, 2), np.nan)}, "finite"),
-        ({"data": 3.0}, "ensemble axis"),
+        ({"data": np.full((16, 2), np.nan)}, "NaN or infinite in row 0"),
+        ({"data": np.array([[0.0, 1.0], [np.inf, 2.0]])}, "infinite in row 1"),
+        ({"data": 3.0}, "is empty"),
+        ({"data": {}}, "no arrays"),
+        ({"data": np.array([["a"], ["b"]])}, "real numbers"),
+        ({"data": np.ones((4, 2)) * 1j}, "real numbers, got complex128"),
+        ({"data": [[1.0], [1.0, 2.0]]}, "rows of different lengths"),
+        ({"data": np.arange(24.0).reshape(4, 3, 2), "ts": np.array([0.0, 2, 1])}, r"ts must increase, got ts\[2\]"),
+        ({"data": np.arange(24.0).reshape(4, 3, 2), "ts": np.arange(5.0)}, "5 frames"),
     ],
 )
 def test_refuses(options, message, key):

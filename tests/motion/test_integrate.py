@@ -23,6 +23,11 @@ def turn(t, x, args):
     return jnp.array([x[1], -x[0]])
 
 
+def spin(t, x, args):
+    """Rotation at the rate base + slope t: one law, compiled once, for several tests."""
+    return (args["base"] + args["slope"] * t) * turn(t, x, args)
+
+
 def decay(t, x, args):
     return jax.tree.map(lambda y: -y, x)
 
@@ -71,11 +76,14 @@ def test_any_method_takes_any_tree(method, key):
 # -- ordinary laws
 
 
+def rates(base, slope):
+    return {"base": jnp.array(base), "slope": jnp.array(slope)}
+
+
 def test_rotation_is_followed_at_every_frame(x64):
     """Angle a(t) = speed (t² - 1) / 2 from t = 1, so that a law without its time or arguments would fail."""
-    law = FunctionLaw(lambda t, x, args: args["speed"] * t * turn(t, x, args))
-    ts = jnp.array([1.0, 1.3, 2.0, 2.1, 3.0])
-    traj = integrate(law, jnp.array([1.0, 0.0]), ts, args={"speed": jnp.array(0.5)}, rtol=1e-10, atol=1e-10)
+    ts, args = jnp.array([1.0, 1.3, 2.0, 2.1, 3.0]), rates(0.0, 0.5)
+    traj = integrate(FunctionLaw(spin), jnp.array([1.0, 0.0]), ts, args=args, rtol=1e-10, atol=1e-10)
     angle = 0.5 * (ts**2 - 1) / 2
     assert jnp.abs(traj.states - jnp.stack([jnp.cos(angle), -jnp.sin(angle)], axis=1)).max() < 1e-8
     assert len(traj) == 5 and traj.ensemble is None and traj.meta == {"method": "tsit5"}
@@ -85,23 +93,23 @@ def test_rotation_is_followed_at_every_frame(x64):
 @pytest.mark.parametrize("method,order", [("tsit5", 5), ("dopri8", 8), ("kvaerno3", 3), ("heun", 2)])
 def test_order(method, order, x64):
     """The error of a fixed step falls with the order of the method."""
-    law = FunctionLaw(lambda t, x, args: 4 * (1 + t) * turn(t, x, args))  # angle 4t + 2t²
+    law, args = FunctionLaw(spin), rates(4.0, 4.0)  # angle 4t + 2t²
     truth = jnp.array([jnp.cos(6.0), -jnp.sin(6.0)])
+    ts, start = jnp.array([0.0, 0.2, 0.4, 0.7, 1.0]), jnp.array([1.0, 0.0])
     errors = []
     for dt in (0.05, 0.025) if order > 3 else (0.02, 0.01):
-        ts, start = jnp.array([0.0, 0.7, 1.0]), jnp.array([1.0, 0.0])
-        end = integrate(law, start, ts, method=method, dt=dt, rtol=1e-9, atol=1e-9).states[-1]
+        end = integrate(law, start, ts, method=method, dt=dt, rtol=1e-9, atol=1e-9, args=args).states[-1]
         errors.append(float(jnp.linalg.norm(end - truth)))
     assert np.log2(errors[0] / errors[1]) > order - 0.3, errors
 
 
 def test_backwards_undoes_forwards(x64):
-    ts = jnp.linspace(0.0, 2.0, 5)
-    there = integrate(FunctionLaw(turn), jnp.array([1.0, 0.0]), ts, rtol=1e-9, atol=1e-9)
-    back = integrate(FunctionLaw(turn), there.states[-1], ts[::-1], rtol=1e-9, atol=1e-9)
+    law, ts, given = FunctionLaw(spin), jnp.linspace(0.0, 2.0, 5), {"args": rates(1.0, 0.0)}
+    there = integrate(law, jnp.array([1.0, 0.0]), ts, rtol=1e-9, atol=1e-9, **given)
+    back = integrate(law, there.states[-1], ts[::-1], rtol=1e-9, atol=1e-9, **given)
     assert jnp.abs(back.states[::-1] - there.states).max() < 1e-7
     assert jnp.all(back.ts == ts[::-1])
-    fixed = integrate(FunctionLaw(turn), there.states[-1], ts[::-1], method="dopri8", dt=0.1)
+    fixed = integrate(law, there.states[-1], ts[::-1], method="dopri8", dt=0.1, **given)
     assert jnp.abs(fixed.states[-1] - there.states[0]).max() < 1e-7
 
 
@@ -166,9 +174,14 @@ def test_dense_output_between_frames(x64):
 
 def test_dense_output_of_symplectic_methods_and_of_ensembles(x64):
     law, ts = SecondOrder(lambda t, x, args: -x), jnp.array([0.0, 2.0])
-    run = jax.vmap(lambda x: integrate(law, {"x": x, "v": jnp.zeros(())}, ts, method="yoshida4", dt=0.05, dense=True))
-    traj = run(jnp.array([1.0, 2.0]))
-    plain = jax.vmap(lambda x: integrate(FunctionLaw(decay), x, ts, method="heun", dt=0.05, dense=True))(jnp.ones(2))
+
+    @jax.jit
+    @jax.vmap
+    def run(x, y):
+        spring = integrate(law, {"x": x, "v": jnp.zeros(())}, ts, method="yoshida4", dt=0.05, dense=True)
+        return spring, integrate(FunctionLaw(decay), y, ts, method="heun", dt=0.05, dense=True)
+
+    traj, plain = run(jnp.array([1.0, 2.0]), jnp.ones(2))
     assert plain[0].interpolate(1.3) == pytest.approx(np.exp(-1.3), abs=1e-3)
     assert traj.ensemble == 2
     assert traj[1].interpolate(1.3)["x"] == pytest.approx(2 * np.cos(1.3), abs=1e-5)

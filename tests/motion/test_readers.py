@@ -81,6 +81,19 @@ def test_a_single_trajectory_is_one_row(tmp_path):
     ].shape == (1,)
 
 
+def test_npz_keeps_where_it_comes_from(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, meta=np.array('{"world": "balls", "parameters": {"n": 2}}'))
+    data = read(tmp_path / "a.npz")
+    assert data.meta == {"source": "a.npz", "world": "balls", "parameters": {"n": 2}}
+    assert np.array_equal(data.arrays, X)
+    np.savez(tmp_path / "b.npz", x=X, meta=-X)  # numbers are data under any name
+    assert sorted(read(tmp_path / "b.npz").arrays) == ["meta", "x"]
+    for wrong in ("{", "[]", "[" * 100_000):
+        np.savez(tmp_path / "c.npz", x=X, meta=np.array(wrong))
+        with pytest.raises(StoreCorrupt, match=r"c\.npz: meta must be a JSON object"):
+            read(tmp_path / "c.npz")
+
+
 # -- what the numbers must be
 
 
@@ -200,7 +213,20 @@ def test_damaged_foreign_zarr(tmp_path):
         read(tmp_path / "a.zarr")
 
 
+def test_foreign_zarr_links_lead_nowhere(tmp_path):
+    write(tmp_path / "a.zarr", {"x": X})
+    chunk = tmp_path / "a.zarr" / "x" / "c" / "0" / "0" / "0"
+    chunk.rename(tmp_path / "elsewhere")
+    chunk.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is a link out of"):
+        read(tmp_path / "a.zarr")
+
+
 def test_missing_libraries_name_their_extra(tmp_path, monkeypatch):
+    (tmp_path / "p").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(MissingExtra, match=r"kinema\[images\]"):
+        patch.setitem(sys.modules, "PIL.Image", None)
+        read(tmp_path / "p")
     path = write(tmp_path / "a.h5", {"x": X})
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(MissingExtra, match=r"kinema\[hdf5\]"):
@@ -219,9 +245,17 @@ def test_pictures_and_classes(tmp_path):
     picture(tmp_path / "p" / "cat" / "2.png", (255, 0, 51))
     picture(tmp_path / "p" / "ant" / "1.png", (0, 102, 0))
     data = read(tmp_path / "p")
-    assert data.arrays.shape == (2, 3, 4, 5) and data.arrays.dtype == np.float32
-    assert np.allclose(data.arrays[1, :, 0, 0], [1.0, 0.0, 0.2]) and np.allclose(data.arrays[0, :, 0, 0], [0, 0.4, 0])
+    assert data.arrays.shape == (2, 4, 5, 3) and data.arrays.dtype == np.float32
+    assert np.allclose(data.arrays[1, 0, 0], [1.0, 0.0, 0.2]) and np.allclose(data.arrays[0, 0, 0], [0, 0.4, 0])
     assert data.labels.tolist() == [0, 1] and data.meta["classes"] == ["ant", "cat"]
+
+
+def test_a_picture_is_read_row_by_row(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), dtype=np.uint8)
+    (tmp_path / "p").mkdir()
+    for i, one in enumerate(pixels):
+        Image.fromarray(one).save(tmp_path / "p" / f"{i}.png")
+    assert np.array_equal(read(tmp_path / "p").arrays, pixels.astype(np.float32) / 255)
 
 
 def test_gray_pictures_have_one_channel(tmp_path):
@@ -229,7 +263,7 @@ def test_gray_pictures_have_one_channel(tmp_path):
         picture(tmp_path / "p" / f"{i}.png", 51 * i, mode="L")
     data = read(tmp_path / "p")
     assert (
-        data.arrays.shape == (3, 1, 4, 5)
+        data.arrays.shape == (3, 4, 5, 1)
         and np.allclose(data.arrays[:, 0, 0, 0], [0, 0.2, 0.4])
         and data.labels is None
     )

@@ -43,7 +43,7 @@ def test_doing_nothing_gives_what_sample_gives(name, key):
 
 def test_host_rounds_are_compiled_rounds(key):
     compiled = steer(GEN, PLANS["ancestral"], Controller(), 4, key=key, shape=(2,))
-    host = steer(GEN, PLANS["ancestral"], Controller(), 4, key=key, shape=(2,), host=True)
+    host = steer(GEN, PLANS["ancestral"], Controller(), 4, key=key, shape=(2,), runner="host")
     np.testing.assert_allclose(host.x, compiled.x, atol=2e-5)
 
 
@@ -125,7 +125,9 @@ def test_resampling_carries_the_whole_state(key):
 
 
 def test_budgets(key):
-    with pytest.raises(BudgetExhausted, match="need 96 network evaluations; the budget holds 50"):
+    with pytest.raises(
+        BudgetExhausted, match="8 particles and 12 steps need 96 network evaluations; the budget holds 50"
+    ):
         steer(GEN, PLANS["euler"], Controller(), 8, key=key, shape=(2,), budget=Budget(evaluations=50))
     with pytest.raises(BudgetExhausted, match="32 rewards"):
         steer(GEN, PLANS["euler"], BestOf(4, jnp.sum), 8, key=key, shape=(2,), budget=Budget(rewards=20))

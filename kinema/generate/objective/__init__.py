@@ -1,12 +1,15 @@
 """What generators are trained to minimise."""
 
 from kinema.generate.objective.denoising import Denoising, edm, flow_matching
+from kinema.generate.objective.interpolating import COUPLINGS, Interpolating
 from kinema.generate.objective.weighting import TIMES, WEIGHTINGS, LogitNormal, LogNormalNoise, Uniform, capped
 
 __all__ = [
+    "COUPLINGS",
     "TIMES",
     "WEIGHTINGS",
     "Denoising",
+    "Interpolating",
     "LogNormalNoise",
     "LogitNormal",
     "Uniform",

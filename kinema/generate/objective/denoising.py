@@ -18,9 +18,10 @@ import jax.random as jr
 from jaxtyping import Array, Float, PyTree
 
 from kinema.errors import InputError
-from kinema.generate.fields import Moments, convert
+from kinema.generate.fields import Heads, Moments, convert
 from kinema.generate.generator import AbstractGenerator, centre
 from kinema.generate.objective.weighting import named_times, named_weighting, stratified_times
+from kinema.generate.path.path import Path
 
 
 class Denoising(eqx.Module):
@@ -28,6 +29,7 @@ class Denoising(eqx.Module):
 
     A batch is an array of data `(n, ...)` or a dict with `x1` and, where used, `cond` and `x0`. `weight` and `times`
     are names or functions of `kinema.generate.objective.weighting`. `augment(key, x1) -> x1` acts on one sample.
+    A second output, the score of a path whose noise is not normal, adds |s (score - true score)|^2 with weight 1.
     `unconditional` replaces the label by the null label with that probability, as classifier-free guidance needs.
 
     Raises:
@@ -50,6 +52,8 @@ class Denoising(eqx.Module):
 
     def __call__(self, generator: AbstractGenerator, batch, key) -> tuple[Float[Array, ""], dict[str, Array]]:
         batch = batch if isinstance(batch, dict) and "x1" in batch else {"x1": batch}
+        if generator.path.origin == "endpoint":
+            raise InputError(f"{type(generator.path).__name__} has a random endpoint; train it with Interpolating")
         n = jax.tree.leaves(batch["x1"])[0].shape[0]
         key_times, key_samples = jr.split(key)
         t = stratified_times(named_times(self.times), generator.path, key_times, n)
@@ -71,13 +75,17 @@ class Denoising(eqx.Module):
         noised = generator.path.perturb(key_noise, t, x1, x0)
         moments = Moments.at(generator.path, t)
         raw = generator.raw(t, noised.x, cond, x0)
-        to_data = convert(generator.predicts, "data", moments, generator.sigma_data)
+        predicts = generator.predicts if isinstance(generator.predicts, str) else generator.predicts[0]
+        first = raw.first if isinstance(raw, Heads) else raw
+        to_data = convert(predicts, "data", moments, generator.sigma_data)
         # The gap in the network's own units times Q: no cancellation where the data part of x is small.
-        wanted = _own_units(generator, to_data, noised, moments, x0)
-        square = sum(jnp.sum((f - g) ** 2) for f, g in zip(jax.tree.leaves(raw), jax.tree.leaves(wanted)))
-        size = sum(leaf.size for leaf in jax.tree.leaves(x1))
+        wanted = _own_units(generator.path, predicts, to_data, noised, moments, x0)
         weight = named_weighting(self.weight)(moments, generator.sigma_data)
-        return weight * to_data.Q**2 * square / size
+        loss = weight * to_data.Q**2 * _square(first, wanted)
+        if isinstance(raw, Heads):
+            score = jax.tree.map(lambda leaf: leaf / moments.s, generator.path.noise.score(noised.z))
+            loss = loss + moments.s**2 * _square(raw.second, score)
+        return loss / sum(leaf.size for leaf in jax.tree.leaves(x1))
 
 
 def flow_matching(**options: Any) -> Denoising:
@@ -92,15 +100,19 @@ def edm(**options: Any) -> Denoising:
     return Denoising(**defaults | options)
 
 
-def _own_units(generator: AbstractGenerator, to_data, noised, moments: Moments, x0) -> PyTree:
+def _square(one: PyTree, other: PyTree) -> Float[Array, ""]:
+    return sum((jnp.sum((f - g) ** 2) for f, g in zip(jax.tree.leaves(one), jax.tree.leaves(other))), jnp.zeros(()))
+
+
+def _own_units(path: Path, predicts: str, to_data, noised, moments: Moments, x0) -> PyTree:
     """What the network should have returned: the field it predicts, at the known data and noise."""
-    if generator.predicts == "data":
+    if predicts == "data":
         return noised.x1
-    if generator.predicts == "noise":
+    if predicts == "noise":
         return noised.z
-    if generator.predicts == "score":
+    if predicts == "score":
         return jax.tree.map(lambda z: -z / moments.s, noised.z)
-    if generator.predicts == "velocity":
+    if predicts == "velocity":
         return jax.tree.map(lambda x1, z: moments.da * x1 + moments.s_ds / moments.s * z, noised.x1, noised.z)
-    y = centre(generator.path, noised.x, moments.b, x0)
+    y = centre(path, noised.x, moments.b, x0)
     return jax.tree.map(lambda data, state: (data - to_data.P * state) / to_data.Q, noised.x1, y)

@@ -1,6 +1,35 @@
 """How data and source are joined. See `Path`."""
 
-from kinema.generate.path.gaussian import EDM, PATHS, VE, VP, Linear, SubVP
+from kinema.generate.path.gaussian import EDM, GAUSSIAN, VE, VP, Linear, SubVP, Trig
+from kinema.generate.path.interpolant import Bridge, Interpolant, Mirror
+from kinema.generate.path.mean_reverting import MeanReverting, Tabulated
 from kinema.generate.path.path import Noised, Path
+from kinema.generate.path.poisson import PoissonFlow
 
-__all__ = ["EDM", "PATHS", "VE", "VP", "Linear", "Noised", "Path", "SubVP"]
+PATHS = GAUSSIAN | {
+    "pfgmpp": PoissonFlow,
+    "mean-reverting": MeanReverting,
+    "bridge": Bridge,
+    "interpolant": Interpolant,
+    "mirror": Mirror,
+}
+"""Every path by name."""
+
+__all__ = [
+    "EDM",
+    "GAUSSIAN",
+    "PATHS",
+    "VE",
+    "VP",
+    "Bridge",
+    "Interpolant",
+    "Linear",
+    "MeanReverting",
+    "Mirror",
+    "Noised",
+    "Path",
+    "PoissonFlow",
+    "SubVP",
+    "Tabulated",
+    "Trig",
+]

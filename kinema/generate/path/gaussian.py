@@ -1,10 +1,11 @@
-"""Gaussian paths from pure noise: VP, sub-VP, VE, EDM and the straight line of flow matching.
+"""Gaussian paths from pure noise: VP, sub-VP, VE, EDM, and the line and the quarter circle of flow matching.
 
 Published with u = 1 - t (u = 0 data). With B(u) = b0 u + (b1 - b0) u^2 / 2:
 VP a = exp(-B/2), s = sqrt(1 - exp(-B));  sub-VP the same a, s = 1 - exp(-B);  VE a = 1, s geometric in u.
 Drift and diffusion of the published SDEs follow from a and s (`Path.rates`), so they are never typed twice.
 
-Reference: Song et al. 2021 (VP, sub-VP, VE); Karras et al. 2022 (EDM); Lipman et al. 2023, Liu et al. 2023 (linear).
+Reference: Song et al. 2021 (VP, sub-VP, VE); Karras et al. 2022 (EDM); Lipman et al. 2023, Liu et al. 2023 (linear);
+Albergo & Vanden-Eijnden 2023 (trig).
 """
 
 import equinox as eqx
@@ -69,6 +70,10 @@ class SubVP(Path):
     def coefficients(self, t) -> tuple[Array, Array, Array]:
         B = _integral(self, t)
         return jnp.exp(-0.5 * B), jnp.zeros_like(B), -jnp.expm1(-B)
+
+    def s_ds(self, t) -> Array:
+        B = _integral(self, t)
+        return jnp.expm1(-B) * jnp.exp(-B) * _beta(self, t)
 
     def log_snr(self, t) -> Array:
         B = _integral(self, t)
@@ -155,7 +160,27 @@ class Linear(Path):
         return jax.nn.sigmoid(jnp.asarray(level))
 
 
-PATHS = {"vp": VP, "sub-vp": SubVP, "ve": VE, "edm": EDM, "linear": Linear}
+class Trig(Path):
+    """The quarter circle: a = sin(pi t / 2), s = cos(pi t / 2), so a^2 + s^2 = 1 (one-sided trigonometric, cosine)."""
+
+    noise: NoiseLaw = Normal()
+    origin: str = eqx.field(static=True, default="none")
+    t_min: float = eqx.field(static=True, default=1e-5)
+    t_max: float = eqx.field(static=True, default=1 - 1e-5)
+
+    def coefficients(self, t) -> tuple[Array, Array, Array]:
+        angle, rest = 0.5 * jnp.pi * _floating(t), 0.5 * jnp.pi * (1 - _floating(t))
+        return jnp.sin(angle), jnp.zeros_like(angle), jnp.sin(rest)
+
+    def rates(self, t) -> tuple[Array, Array, Array]:
+        a, b, s = self.coefficients(t)
+        return 0.5 * jnp.pi * s, b, -0.5 * jnp.pi * a
+
+    def time_of_log_snr(self, level) -> Array:
+        return jnp.arctan(jnp.exp(jnp.asarray(level))) * (2 / jnp.pi)
+
+
+GAUSSIAN = {"vp": VP, "sub-vp": SubVP, "ve": VE, "edm": EDM, "linear": Linear, "trig": Trig}
 
 
 def _floating(t) -> Array:

@@ -79,12 +79,22 @@ class Path(eqx.Module):
         schedule."""
         return jnp.clip(self.log_snr(t), -12.0, 12.0)
 
+    def input_scale(self, t, sigma_data: float) -> Array:
+        """What a network's x is multiplied by to be of about unit variance, for data and endpoints of deviation
+        `sigma_data`."""
+        a, b, s = self.coefficients(t)
+        known = a**2 if self.origin != "endpoint" else a**2 + b**2
+        return jax.lax.rsqrt(sigma_data**2 * known + s**2)
+
     def perturb(self, key, t, x1: PyTree, x0: PyTree | None = None) -> Noised:
         """Draw x_t given the data x1 (and the origin x0), one sample."""
+        return self.join(t, x1, self.noise.sample(key, x1), x0)
+
+    def join(self, t, x1: PyTree, z: PyTree, x0: PyTree | None = None) -> Noised:
+        """x_t of given data, noise and origin."""
         a, b, s = self.coefficients(t)
-        z = self.noise.sample(key, x1)
         x = jax.tree.map(lambda data, noise: a * data + s * noise, x1, z)
-        if self._origin(x0) is not None:
+        if self.check_origin(x0) is not None:
             x = jax.tree.map(lambda centred, start: centred + b * start, x, x0)
         return Noised(x, z, x1, x0, jnp.asarray(t))
 
@@ -92,19 +102,24 @@ class Path(eqx.Module):
         """Draw x at t = 0: s(0) z + b(0) x0, as if the data term had vanished."""
         _, b, s = self.coefficients(jnp.zeros(()))
         x = jax.tree.map(lambda noise: s * noise, self.noise.sample(key, like))
-        if self._origin(x0) is not None:
+        if self.check_origin(x0) is not None:
             x = jax.tree.map(lambda centred, start: centred + b * start, x, x0)
         return x
 
     def source_log_prob(self, x: PyTree, x0: PyTree | None = None) -> Float[Array, ""]:
         """Log density of `sample_source`, nats."""
         _, b, s = self.coefficients(jnp.zeros(()))
-        if self._origin(x0) is not None:
+        if self.check_origin(x0) is not None:
             x = jax.tree.map(lambda full, start: full - b * start, x, x0)
         size = sum(leaf.size for leaf in jax.tree.leaves(x))
         return self.noise.log_prob(jax.tree.map(lambda leaf: leaf / s, x)) - size * jnp.log(s)
 
-    def _origin(self, x0: PyTree | None) -> PyTree | None:
+    def check_origin(self, x0: PyTree | None) -> PyTree | None:
+        """x0, if it fits the path.
+
+        Raises:
+            InputError: x0 missing on a path with an origin, or given on one without.
+        """
         if self.origin == "none" and x0 is not None:
             raise InputError(f"x0 was given but {type(self).__name__} has no origin; leave x0 out")
         if self.origin != "none" and x0 is None:

@@ -125,12 +125,12 @@ def from_noise_ratios(path, ratios) -> Grid:
     return _at_levels(path, -np.log(ratios[: len(ratios) - clean]), clean)
 
 
-def uniform_time(path, steps: int, *, start: float = 0.0, stop: float | None = None) -> Grid:
+def uniform_time(path, steps: int, *, start: float | None = None, stop: float | None = None) -> Grid:
     """Equal steps in t from `start` to `stop` (the path's end)."""
     return polynomial(path, steps, rho=1.0, start=start, stop=stop)
 
 
-def polynomial(path, steps: int, *, rho: float = 2.0, start: float = 0.0, stop: float | None = None) -> Grid:
+def polynomial(path, steps: int, *, rho: float = 2.0, start: float | None = None, stop: float | None = None) -> Grid:
     """Equal steps in (1 - t)^(1/rho): rho 1 is `uniform_time`, more makes steps shorter near the data.
 
     Raises:
@@ -139,6 +139,7 @@ def polynomial(path, steps: int, *, rho: float = 2.0, start: float = 0.0, stop: 
     check_rho(rho)
     check_count("steps", steps)
     clean = stop is None and not _ends_clean(path)
+    start = _first_time(path) if start is None else start
     u = np.linspace((1 - start) ** (1 / rho), (1 - (1.0 if stop is None else stop)) ** (1 / rho), steps + (not clean))
     return from_times(path, np.clip(1 - u**rho, 0.0, 1.0), clean=clean)
 
@@ -238,6 +239,13 @@ def check_increasing(name: str, values: np.ndarray):
     if falls.size:
         i = int(falls[0]) + 1
         raise InputError(f"{name} must increase, got {name}[{i}]={values[i]:g} after {name}[{i - 1}]={values[i - 1]:g}")
+
+
+def _first_time(path) -> float:
+    """0, or the path's first safe time where it has no noise at 0."""
+    from kinema.generate.path.path import in_float64
+
+    return float(path.t_min) if in_float64(path.coefficients, 0.0)[2] == 0 else 0.0
 
 
 def _ends_clean(path) -> bool:

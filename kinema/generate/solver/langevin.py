@@ -30,9 +30,6 @@ def predictor_corrector(path, plan: Plan, *, rule: str = "annealed", snr: float 
     if not snr > 0:
         raise InputError(f"snr must be positive, got {snr}")
     check_count("corrections", corrections)
-    from kinema.generate.fields import convert
-    from kinema.generate.generator import moments_in_float64
-
     begins = np.r_[True, plan.whole[:-1]]
     if plan.fallback or plan.E.any() or plan.M[begins, :, 1].any() or plan.M[begins, :, 3:].any():
         raise InputError(
@@ -40,12 +37,11 @@ def predictor_corrector(path, plan: Plan, *, rule: str = "annealed", snr: float 
             " heun, ancestral, reverse-diffusion"
         )
     points = np.r_[0, plan.after[:-1]][begins]
-    columns = convert(plan.extrapolates, "score", moments_in_float64(path, plan.grid.times[points]))
     draft = Draft(f"{plan.name}+langevin", plan.grid, extrapolates=plan.extrapolates, history=plan.history)
-    for point, A, B in zip(points, columns.P, columns.Q):
+    for point in points:
         step = 2 * (snr * plan.grid.s[point]) ** 2
         for _ in range(corrections):
-            options = {"t": float(plan.grid.times[point]), "whole": False, "A": A, "B": B}
+            options = {"t": float(plan.grid.times[point]), "whole": False, "B": 0.0, "S": 1.0}
             if rule == "annealed":
                 draft.add(int(point), 1.0, [step], c=np.sqrt(2 * step), **options)
             else:

@@ -4,8 +4,8 @@ The loop keeps (x, anchor, H0 .. Hk-1): the current point, the last accepted poi
 model outputs, newest first. Micro-step j makes one model call and is row j of the plan:
 
     perturb    x <- r x + n xi
-    evaluate   f = the field the plan extrapolates, at (t, x)
-    push       H <- (A x + B f + E H0, H0, ..)
+    evaluate   f = the field the plan extrapolates, at (t, x), and the score
+    push       H <- (A x + B f + S score + E H0, H0, ..)
     combine    x <- M[0] . (x, anchor, H) + d[0] + c xi',   anchor <- M[1] . (x, anchor, H) + d[1]
 
 All of it is known before sampling starts, in float64 and in NumPy alone, so that the same plan drives the JAX loop and
@@ -23,7 +23,7 @@ from kinema.errors import InputError
 from kinema.generate.solver.grids import Grid
 
 EXTRAPOLATES = ("data", "noise", "velocity")
-COLUMNS = ("t", "after", "A", "B", "E", "M", "d", "r", "n", "c", "snr", "whole")
+COLUMNS = ("t", "after", "A", "B", "S", "E", "M", "d", "r", "n", "c", "snr", "whole")
 Vector = Sequence | np.ndarray
 SHAPED = ("A", "B", "M", "d")  # may carry the shape of a sample on top
 
@@ -51,6 +51,7 @@ class Plan:
     after: np.ndarray
     A: np.ndarray
     B: np.ndarray
+    S: np.ndarray
     E: np.ndarray
     M: np.ndarray
     d: np.ndarray
@@ -94,6 +95,11 @@ class Plan:
     def stochastic(self) -> bool:
         """Whether any row adds noise."""
         return bool(self.n.any() or self.c.any() or self.snr.any())
+
+    @property
+    def scored(self) -> bool:
+        """Whether noise is met by the score itself, so that the law of the path's own noise does not matter."""
+        return bool((self.S[(self.c != 0) | (self.snr > 0)] != 0).all() and not self.n.any())
 
     def to_json(self) -> str:
         """The plan as text; `from_json` reads it back exactly."""
@@ -157,10 +163,20 @@ class Draft:
 
         `keep` gives the coefficients (x, anchor, H) of the new anchor (`HERE` for the x of this evaluation); without it
         the anchor is the new x. `t`, the time of the evaluation, is the grid point before `after` unless given.
-        `scalars` are A, B, E, d, r, n, c, snr. Coefficients may be numbers or have the shape of one sample.
+        `scalars` are A, B, S, E, d, r, n, c, snr. Coefficients may be numbers or have the shape of one sample.
         """
         combine = self._row(x, anchor, H)
-        row = {"A": 0.0, "B": 1.0, "E": 0.0, "r": 1.0, "n": 0.0, "c": 0.0, "snr": 0.0, "d": (0.0, 0.0)} | scalars
+        row = {
+            "A": 0.0,
+            "B": 1.0,
+            "S": 0.0,
+            "E": 0.0,
+            "r": 1.0,
+            "n": 0.0,
+            "c": 0.0,
+            "snr": 0.0,
+            "d": (0.0, 0.0),
+        } | scalars
         row |= {"after": after, "whole": whole, "t": self.grid.times[after - 1] if t is None else t}
         self.rows.append(row | {"M": combine + (combine if keep is None else self._row(*keep))})
 

@@ -6,8 +6,9 @@ from kinema.errors import InputError
 from kinema.generate.solver.plan import Plan
 
 
-def companion(plan: Plan, j: int, gain: complex | float) -> np.ndarray:
-    """Row j as a matrix on (x, anchor, H0 .. Hk-1) when the model's field is gain x, without noise and constants.
+def companion(plan: Plan, j: int, gain: complex | float, score: complex | float = 0.0) -> np.ndarray:
+    """Row j as a matrix on (x, anchor, H0 .. Hk-1) when the model's field is gain x and its score is score x, without
+    noise and constants.
 
     Sampling is the product of these matrices, so their product says what a plan does with a linear field.
 
@@ -21,7 +22,7 @@ def companion(plan: Plan, j: int, gain: complex | float) -> np.ndarray:
     evaluate[0, 0] = plan.r[j]
     push = np.zeros((size, size), complex)
     push[0, 0] = push[1, 1] = 1
-    push[2, 0], push[2, 2] = plan.A[j] + plan.B[j] * gain, plan.E[j]
+    push[2, 0], push[2, 2] = plan.A[j] + plan.B[j] * gain + plan.S[j] * score, plan.E[j]
     push[range(3, size), range(2, size - 1)] = 1
     combine = np.eye(size, dtype=complex)
     combine[:2] = plan.M[j]

@@ -67,20 +67,17 @@ def euler_maruyama(path, grid: Grid, *, noise_level: float | str | Callable = "r
         InputError: a noise level that is negative or unknown; one that is infinite on the grid (the reverse level where
             a = 0).
     """
-    from kinema.generate.fields import convert
     from kinema.generate.generator import moments_in_float64
 
     times = grid.times[:-1]
-    moments = moments_in_float64(path, times)
-    width = _width(noise_level, times, moments)
-    score = convert("velocity", "score", moments)
+    width = _width(noise_level, times, moments_in_float64(path, times))
     held = Held(path, grid, "velocity", "time")
     draft = Draft("euler-maruyama", grid, extrapolates="velocity")
-    for i, (w, P, Q, dt) in enumerate(zip(width, score.P, score.Q, np.diff(grid.times))):
+    for i, (w, dt) in enumerate(zip(width, np.diff(grid.times))):
         if grid.clean and i == grid.steps - 1:
             draft.add(i + 1, *held.step(i, [i]))
         else:
-            draft.add(i + 1, 1.0, [dt], A=w**2 / 2 * P, B=1 + w**2 / 2 * Q, c=w * np.sqrt(dt))
+            draft.add(i + 1, 1.0, [dt], S=w**2 / 2, c=w * np.sqrt(dt))
     return draft.plan()
 
 
@@ -96,6 +93,12 @@ def _width(level: float | str | Callable, times: np.ndarray, moments) -> np.ndar
     elif level == "reverse" or isinstance(level, int | float):
         with np.errstate(divide="ignore", invalid="ignore"):
             square = 2 * (moments.s**2 * moments.da / moments.a - moments.s_ds)
+        falls = square < -1e-9 * np.abs(moments.s_ds)
+        if falls.any():
+            raise InputError(
+                f"noise_level={level!r} has no meaning at t={times[int(np.argmax(falls))]:g}, where the log-SNR of the"
+                " path falls; give w as a function of t"
+            )
         width = (1.0 if isinstance(level, str) else level) * np.sqrt(np.maximum(square, 0))
     else:
         raise InputError(f"noise_level must be 'reverse', a factor or a function of t, got {level!r}")
