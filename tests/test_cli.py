@@ -154,7 +154,7 @@ def test_numbers_out_of_range_are_usage_errors(tmp_path):
     "words, sentence",
     [
         (["--path", "liner"], "unknown path 'liner'; did you mean 'linear'"),
-        (["--path", "bridge"], "Bridge joins data to a condition x0, which train is not given"),
+        (["--path", "bridge"], "origin is missing: Bridge begins at a condition"),
         (["--model", "mpl"], "unknown model 'mpl'; did you mean 'mlp'?"),
         (["--model", "mlp", "--size", "widht=8"], "'widht'; did you mean 'width'?"),
         (["--labels"], "--labels needs labels"),

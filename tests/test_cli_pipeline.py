@@ -363,3 +363,41 @@ def test_a_request_that_is_damaged(job, copy):
     for damaged in ("{", "[]", "{}", json.dumps(whole | {"steps": "many"}), json.dumps(whole | {"sizes": None})):
         (copy / "request.json").write_text(damaged)
         assert "request.json is damaged" in refused("learn", job / "balls.zarr", "-o", copy, "--resume", code=3)
+
+
+def test_paths_that_begin_at_samples(job, tmp_path):
+    rng = np.random.default_rng(0)
+    x1, x0 = rng.normal(size=(64, 2)), rng.normal(size=(40, 2))
+    np.savez(tmp_path / "x1.npz", data=x1)
+    np.savez(tmp_path / "x0.npz", data=x0)
+    np.savez(tmp_path / "pairs.npz", data=x1 + 0.1)
+    small = ("--steps", 2, "--size", "width=4", "--size", "depth=1")
+    for path, origin in (("interpolant", "x0.npz"), ("bridge", "pairs.npz")):
+        out = tmp_path / path
+        run("learn", tmp_path / "x1.npz", "-o", out, "--path", path, "--origin", tmp_path / origin, *small)
+        made = tmp_path / f"{path}.npz"
+        run("generate", out, "-n", 8, "--steps", 3, "--solver", "heun", "--origin", tmp_path / origin, "-o", made)
+        assert np.load(made)["data"].shape == (8, 2)
+    bridge = ("--path", "bridge", *small)
+    refusals = [
+        (("learn", tmp_path / "x1.npz", "-o", tmp_path / "new", "--path", "bridge", *small), "origin is missing"),
+        (
+            ("learn", tmp_path / "x1.npz", "-o", tmp_path / "new", "--origin", tmp_path / "x0.npz", *bridge),
+            "a row for each of data, 64, got 40",
+        ),
+        (
+            ("learn", tmp_path / "x1.npz", "-o", tmp_path / "new", "--origin", tmp_path / "x0.npz", *small),
+            "begins at noise or at the data",
+        ),
+        (("generate", tmp_path / "bridge", "-o", tmp_path / "no.npz"), "--origin is missing"),
+        (
+            ("generate", tmp_path / "bridge", "-n", 50, "-o", tmp_path / "no.npz", "--origin", tmp_path / "x0.npz"),
+            "at least 50 samples",
+        ),
+        (
+            ("generate", job / "labelled", "-n", 2, "-o", tmp_path / "no.npz", "--origin", tmp_path / "x0.npz"),
+            "of no use",
+        ),
+    ]
+    for arguments, message in refusals:
+        assert message in refused(*arguments)

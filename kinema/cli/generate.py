@@ -1,6 +1,10 @@
 """`kinema generate`: new samples from a trained run, as a file."""
 
 import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from kinema.cli.app import app
 from kinema.cli.options import (
@@ -30,6 +34,10 @@ def generate(
     grid: GridName = None,
     label: Label = None,
     guidance: Guidance = None,
+    origin: Annotated[
+        Path | None,
+        typer.Option(help="A file of starts, one for each sample, for paths that have them.", metavar="FILE"),
+    ] = None,
     batch_size: AtOnce = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -43,13 +51,15 @@ def generate(
     from kinema.cli.files import ENDINGS, write
 
     free_file(out, overwrite=overwrite, endings=ENDINGS)
-    from kinema.cli.sampling import as_motion, in_parts, prepare
+    from kinema.cli.sampling import as_motion, in_parts, prepare, starts
     from kinema.generate import sample
 
     job = prepare(run, n, solver=solver, steps=steps, grid=grid, label=label, guidance=guidance, seed=seed)
+    begins = starts(job, origin)
 
     def draw(size, *, key, cond, rows):
-        drawn = sample(job.generator, job.plan, size, key=key, shape=job.run.shape, cond=cond, batch_size=batch_size)
+        options = {name: values[rows] for name, values in begins.items()} | {"cond": cond, "batch_size": batch_size}
+        drawn = sample(job.generator, job.plan, size, key=key, shape=job.run.shape, **options)
         return job.run.codec.decode(drawn.x)
 
     states = in_parts(job, draw, name="generate")

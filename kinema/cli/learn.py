@@ -19,7 +19,8 @@ DEFAULTS = {
     "path": "linear",
     "model": None,
     "sizes": {},
-    "predicts": "data",
+    "predicts": None,
+    "origin": None,
     "steps": 1350,
     "batch_size": 128,
     "rate": 2e-3,
@@ -47,6 +48,9 @@ def learn(
     ] = None,
     predicts: Annotated[
         str | None, typer.Option(help="data, noise, velocity or score. (data)", metavar="FIELD")
+    ] = None,
+    origin: Annotated[
+        Path | None, typer.Option(help="A file like DATA: where bridges and interpolants begin.", metavar="FILE")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps. (1350)", metavar="N")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step. (128)", metavar="N")] = None,
@@ -76,6 +80,7 @@ def learn(
         "path": path,
         "model": model,
         "predicts": predicts,
+        "origin": None if origin is None else str(origin),
         "steps": steps,
         "batch_size": batch_size,
         "rate": rate,

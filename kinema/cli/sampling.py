@@ -21,7 +21,7 @@ from kinema.generate.guidance import Guided
 from kinema.generate.run import Run, load_run
 from kinema.generate.solver import Plan, make
 from kinema.motion import Trajectory
-from kinema.motion.readers import Dataset
+from kinema.motion.readers import Dataset, read
 from kinema.simulate.world import World
 from kinema.simulate.world import make as make_world
 
@@ -84,6 +84,32 @@ def prepare(
     settings |= {} if grid is None else {"grid": grid}
     settings |= {} if guidance is None else {"guidance": guidance}
     return Job(run, generator, plan, n, labels, settings)
+
+
+def starts(job: Job, file: Path | None) -> dict[str, np.ndarray]:
+    """What a path begins at, encoded, as the arguments of `sample`: `x0`, or `start` where samples begin at data.
+
+    Raises:
+        InputError: a file where the path has no use for one, none where it needs one, or one that does not fit.
+    """
+    path, name = job.generator.path, type(job.generator.path).__name__
+    needed = path.origin != "none" or not path.has_source
+    if file is None:
+        if needed:
+            raise InputError(f"--origin is missing: {name} begins at given samples; give a file of {job.n} or more")
+        return {}
+    if not needed:
+        raise InputError(f"--origin {file} is of no use: {name} begins at noise; leave it out")
+    arrays, codec = read(file).arrays, job.run.codec
+    try:
+        encoded = np.asarray(jax.vmap(codec.encode)(arrays))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"--origin {file} does not hold samples like the run's: {error}") from error
+    if encoded.shape[1:] != tuple(job.run.shape) or len(encoded) < job.n:
+        raise InputError(
+            f"--origin {file} must hold at least {job.n} samples of shape {job.run.shape}, got {encoded.shape}"
+        )
+    return {"x0" if path.origin != "none" else "start": encoded}
 
 
 def in_parts(job: Job, draw: Callable[..., PyTree], *, name: str, whole: bool = False) -> PyTree:

@@ -11,11 +11,11 @@ from kinema.motion.weights import atomic_file
 from kinema.simulate import make, worlds
 
 KINDS: dict[str, tuple[type | None, ...]] = {
-    **dict.fromkeys(("path", "predicts"), (str,)),
+    "path": (str,),
     **dict.fromkeys(("steps", "batch_size", "seed"), (int,)),
     **dict.fromkeys(("rate", "ema"), (float, int)),
     **dict.fromkeys(("labels", "augment"), (bool, type(None))),
-    "model": (str, type(None)),
+    **dict.fromkeys(("model", "predicts", "origin"), (str, type(None))),
     "sizes": (dict,),
 }
 
@@ -29,11 +29,11 @@ def keywords(file: Path, request: dict[str, Any]) -> dict[str, Any]:
     data, asked = read(file), dict(request)
     del asked["seed"]
     asked["path"] = choose(PATHS, asked.pop("path"), "path")()
-    labels, augment = asked.pop("labels"), asked.pop("augment")
+    labels, augment, start = asked.pop("labels"), asked.pop("augment"), asked.pop("origin")
     if labels and data.labels is None:
         raise InputError(f"--labels needs labels, and {file} has none")
     origin = {name: data.meta[name] for name in ("world", "parameters", "units") if data.meta.get(name) is not None}
-    symmetry = None if augment is False else _symmetry(origin)
+    symmetry = None if augment is False or (start and not augment) else _symmetry(origin)
     if augment and symmetry is None:
         raise InputError(f"--augment needs a world with symmetries; {file} comes from {origin.get('world', 'none')}")
     known = {
@@ -41,6 +41,7 @@ def keywords(file: Path, request: dict[str, Any]) -> dict[str, Any]:
         "ts": data.ts,
         "world": origin or None,
         "augment": symmetry,
+        "origin": None if start is None else read(Path(start)).arrays,
     }
     return {"data": data.arrays, **known, **asked}
 

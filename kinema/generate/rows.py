@@ -97,7 +97,7 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
     if gen.path.origin == "endpoint" and plan.extrapolates != "velocity":
         raise InputError(
             f"{plan.name} extrapolates {plan.extrapolates!r}, which moves x - b x0; {type(gen.path).__name__} does not"
-            " know x0: extrapolate 'velocity'"
+            " know x0: extrapolate 'velocity', as heun can"
         )
     _check_path(plan, gen.path)
     plans = (*plan.fallback, plan)

@@ -52,7 +52,7 @@ class RunConfig:
     path: dict[str, Any]
     model: dict[str, Any]
     sample: SampleSpec
-    predicts: str = "data"
+    predicts: str | tuple[str, str] = "data"
     sigma_data: float = 1.0
     training: dict[str, Any] | None = None
 
@@ -162,6 +162,8 @@ def read_config(folder: str | os.PathLike) -> RunConfig:
             name: tuple(value) if isinstance(value, list) else value for name, value in content["sample"].items()
         }
         _check_kinds(content["path"], content["model"], spec["shape"], spec["names"])
+        predicts = content.get("predicts", "data")
+        content["predicts"] = tuple(predicts) if isinstance(predicts, list) else predicts
         return RunConfig(**content | {"sample": SampleSpec(**spec)})
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise StoreCorrupt(f"{file} is not a run's description: {error}") from error

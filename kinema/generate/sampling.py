@@ -126,9 +126,11 @@ def source(gen: AbstractGenerator, rows: Rows, key, like: PyTree, x0: PyTree | N
     """A draw where the plan starts, s z + b x0, as if the data term had vanished there.
 
     Raises:
-        InputError: x0 missing on a path that needs it, or given on one that has none.
+        InputError: x0 missing on a path that needs it, or given on one that has none; a path that begins at data.
     """
     gen.path.check_origin(x0)
+    if not gen.path.has_source:
+        raise InputError(f"start is missing: {type(gen.path).__name__} begins at data, which cannot be drawn")
     z = gen.path.noise.sample(key, like)
     return shift(jax.tree.map(lambda leaf: (rows.s_before[0] * leaf).astype(leaf.dtype), z), rows.b_before[0], x0)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 from kinema import learn, models
 from kinema.errors import InputError
 from kinema.generate.codec import Codec
-from kinema.generate.objective import Denoising, LogitNormal, capped
+from kinema.generate.objective import Denoising, Interpolating, LogitNormal, capped
 from kinema.generate.path.gaussian import Linear
 from kinema.generate.path.path import Path
 from kinema.generate.run import Run, RunConfig, SampleSpec, begin_run, build, path_spec, save_run
@@ -34,10 +34,11 @@ def train(
     ts=None,
     world: dict[str, Any] | None = None,
     augment: Callable | None = None,
+    origin: PyTree | None = None,
     path: Path | None = None,
     model: str | None = None,
     sizes: dict[str, Any] | None = None,
-    predicts: str = "data",
+    predicts: str | tuple[str, str] | None = None,
     weight: str | Callable | None = None,
     times: str | Callable | None = None,
     batch_size: int = 128,
@@ -51,7 +52,9 @@ def train(
 
     `labels (N,)` from 0 make it class-conditional, with the null label for guidance trained on a tenth of the batch.
     `ts` are the frame times of trajectories; `world` their world's name and parameters; `augment(key, sample)` maps
-    one sample to one as likely, in physical units. Without `model`, the network is chosen by the sample's shape, and
+    one sample to one as likely, in physical units. `origin`, of the form of data, is where the path begins: row by row
+    if the start is known, any number of samples if it is a random endpoint; the network then has two outputs, transport
+    and noise, else `predicts`, or the data. Without `model`, the network is chosen by the sample's shape, and
     treats alike the bodies and axes that the `augment` of a world exchanges. The loss is that of the velocity, its
     weight capped at 400, at logit-normal times, unless `weight` and `times` say otherwise. With `folder` the run is
     kept there from the first checkpoint on, and `resume` goes on from its last. A second call with equal shapes and
@@ -64,8 +67,8 @@ def train(
 
     Raises:
         InputError: data that is not real numbers, is empty, not finite (the row is named) or does not vary; labels or
-            times of another length, times that do not increase; a folder that holds a run, or another run with
-            `resume`.
+            times of another length, times that do not increase; an origin that does not fit path and data; a folder
+            that holds a run, or another run with `resume`.
         NotFinite: the loss stopped being a number.
     """
     states = _states(data, ts)
@@ -75,24 +78,29 @@ def train(
     classes, labels = _labels(labels, rows)
     batch = {"x1": states} | ({} if labels is None else {"cond": labels})
     name, chosen = (model, {}) if model else _suggest(shape, time=True if ts is not None else None, augment=augment)
-    spec = models.spec(name, shape=shape, **chosen | (sizes or {}) | ({} if classes is None else {"classes": classes}))
     path = Linear() if path is None else path
-    if path.origin != "none":
-        raise InputError(
-            f"{type(path).__name__} joins data to a {path.origin} x0, which train is not given; use a path without one"
-        )
+    between, known = path.origin == "endpoint", path.origin == "condition"
+    extra = {"classes": classes} if classes is not None else {}
+    extra |= {"outputs": 2} if between else {"joined": 2} if known else {}
+    spec = models.spec(name, shape=shape, **chosen | (sizes or {}) | extra)
+    predicts = predicts or (("transport", "noise") if between else "data")
+    batch |= _starts(origin, path, states, codec, augment)
     sample = SampleSpec(shape, codec.names, None if ts is None else tuple(map(float, ts)), classes, world)
     record = {"steps": steps, "batch_size": batch_size, "rate": rate, "ema": ema, "rows": rows}
     config = RunConfig(path_spec(path), spec, sample, predicts, training=record)
     key_net, key_fit = jr.split(key)
 
-    objective = Denoising(
-        weight=CAPPED_VELOCITY if weight is None else weight,
-        times=LogitNormal(0.3, 1.2) if times is None else times,
-        augment=_Encode(codec, _as_tree(augment)),
-        unconditional=0.0 if classes is None else 0.1,
-        null=classes,
-    )
+    if between:
+        batch["x1"] = np.asarray(jax.vmap(codec.encode)(states))
+        objective = Interpolating(times="uniform" if times is None else times)
+    else:
+        objective = Denoising(
+            weight=CAPPED_VELOCITY if weight is None else weight,
+            times=LogitNormal(0.3, 1.2) if times is None else times,
+            augment=_Encode(codec, _as_tree(augment)),
+            unconditional=0.0 if classes is None else 0.1,
+            null=classes,
+        )
     net, optimizer = build(config, key=key_net), learn.adam(rate, steps)
     if folder is not None and not (FilePath(folder) / "checkpoints").exists():
         begin_run(folder, config, codec)
@@ -158,6 +166,31 @@ def _states(data: PyTree, ts) -> PyTree:
     )
     Dataset(arrays, ts=None if ts is None else np.asarray(ts))
     return jax.tree.map(lambda array: array.astype(np.float32), arrays)
+
+
+def _starts(origin: PyTree | None, path: Path, states: PyTree, codec: Codec, augment) -> dict[str, np.ndarray]:
+    """The encoded starts of a path as part of a batch, as many as there are data."""
+    if path.origin == "none":
+        if origin is not None:
+            raise InputError(
+                f"origin was given, but {type(path).__name__} begins at noise or at the data; leave it out"
+            )
+        return {}
+    if origin is None:
+        raise InputError(
+            f"origin is missing: {type(path).__name__} begins at a {path.origin}; give the samples it starts at"
+        )
+    if augment is not None:
+        raise InputError("augment changes data and not where it starts; leave it out for paths with an origin")
+    starts = _states(origin, None)
+    one, other = (jax.tree.map(lambda leaf: leaf.shape[1:], tree) for tree in (states, starts))
+    if one != other:
+        raise InputError(f"origin must have samples like data, {one}, got {other}")
+    rows, found = (len(jax.tree.leaves(tree)[0]) for tree in (states, starts))
+    if path.origin == "condition" and found != rows:
+        raise InputError(f"origin must have a row for each of data, {rows}, got {found}")
+    encoded = np.asarray(jax.vmap(codec.encode)(starts))
+    return {"x0": encoded[np.arange(rows) % found]}
 
 
 def _labels(labels, rows: int):

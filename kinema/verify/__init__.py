@@ -9,6 +9,7 @@ from kinema.verify.distances import (
     permutation_test,
     sliced_wasserstein,
 )
+from kinema.verify.divergence_bound import kl_bound, optimal_noise
 from kinema.verify.generalization import (
     Conflict,
     Regime,
@@ -38,9 +39,11 @@ __all__ = [
     "flip",
     "gap",
     "hole",
+    "kl_bound",
     "law_table",
     "laws",
     "mmd",
+    "optimal_noise",
     "permutation_test",
     "regimes",
     "replay_error",

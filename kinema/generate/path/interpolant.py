@@ -140,6 +140,10 @@ class Mirror(_Joining):
     def __check_init__(self):
         _check_gamma(self)
 
+    @property
+    def has_source(self) -> bool:
+        return False
+
     def noise_square(self, t) -> Array:
         return _gamma_square(self, t)
 

@@ -79,6 +79,11 @@ class Path(eqx.Module):
         schedule."""
         return jnp.clip(self.log_snr(t), -12.0, 12.0)
 
+    @property
+    def has_source(self) -> bool:
+        """Whether a sample's start can be drawn; otherwise it begins at data."""
+        return True
+
     def input_scale(self, t, sigma_data: float) -> Array:
         """What a network's x is multiplied by to be of about unit variance, for data and endpoints of deviation
         `sigma_data`."""

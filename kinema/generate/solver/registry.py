@@ -82,7 +82,7 @@ def make(name: str, path, steps: int | None = None, grid: Grid | str | None = No
     for option in options:
         if option not in known:
             raise InputError(unknown(f"option of {name}", option, known))
-    empty = _starts_empty(path)
+    empty = _starts_empty(path) or not path.has_source
     if isinstance(grid, Grid):
         if steps is not None and steps != grid.steps:
             raise InputError(f"steps={steps} was given with a grid of {grid.steps} steps; give one of them")
