@@ -1,4 +1,5 @@
-"""MkDocs hook: the gallery is made from the evidence kept in the repository, so nothing is typed twice."""
+"""MkDocs hook: the gallery is made from the evidence kept in the repository, so nothing is typed twice; entries of the
+navigation with a * are the pages that exist."""
 
 import shutil
 from pathlib import Path
@@ -7,6 +8,17 @@ from kinema.studies import catalog, load_evidence, metric_table
 
 ROOT = Path(__file__).parent.parent
 MARK = "<!-- evidence -->"
+
+
+def on_config(config):
+    docs = Path(config["docs_dir"])
+    nav = []
+    for entry in config["nav"]:
+        ((title, pages),) = entry.items()
+        if isinstance(pages, str) and "*" in pages:
+            pages = [str(page.relative_to(docs)) for page in sorted(docs.glob(pages))]
+        nav += [{title: pages}] if pages else []
+    config["nav"] = nav
 
 
 def on_page_markdown(markdown, page, config, files):

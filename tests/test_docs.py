@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
+PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/methods/*.md"), ROOT / "README.md"])
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.M | re.S)
 SMALLER = [
     (r"\b(4096|1024|512)\b", "48"),

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from unoptimised import unoptimised
 
 from kinema import simulate, verify
 from kinema.errors import InputError
@@ -15,7 +16,8 @@ from kinema.studies.collisions_job import _fill
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("collisions")
-    demo(where, preset="smoke")
+    with unoptimised():
+        demo(where, preset="smoke")
     return where
 
 
@@ -23,7 +25,7 @@ def test_artifacts(folder):
     world = simulate.make("collisions")
     steered = Trajectory.load(folder / "steered.zarr")
     assert float(jnp.nanmax(verify.laws(steered, world).replay)) <= 1e-5
-    assert Trajectory.load(folder / "new.zarr").ensemble == steered.ensemble == 64
+    assert Trajectory.load(folder / "new.zarr").ensemble == steered.ensemble == 16
     assert load_run(folder / "run").shape == (16, 2, 2, 2)
     noisy = Trajectory.load(folder / "noisy.zarr")
     assert set(noisy.meta["noise"]) == {"x", "v"} and noisy.constants["seen"].shape == (16, 16)

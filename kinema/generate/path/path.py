@@ -85,11 +85,10 @@ class Path(eqx.Module):
         return True
 
     def input_scale(self, t, sigma_data: float) -> Array:
-        """What a network's x is multiplied by to be of about unit variance, for data and endpoints of deviation
+        """What a network's x is multiplied by to be of about unit variance, for data and origins of deviation
         `sigma_data`."""
         a, b, s = self.coefficients(t)
-        known = a**2 if self.origin != "endpoint" else a**2 + b**2
-        return jax.lax.rsqrt(sigma_data**2 * known + s**2)
+        return jax.lax.rsqrt(sigma_data**2 * (a**2 + b**2) + s**2)
 
     def perturb(self, key, t, x1: PyTree, x0: PyTree | None = None) -> Noised:
         """Draw x_t given the data x1 (and the origin x0), one sample."""
