@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = attach(
         "solver": ["Grid", "Plan"],
         "sampling": ["Samples", "bind", "sample"],
         "adaptive": ["solve_adaptive"],
+        "discrete": [],
         "likelihood": ["bits_per_dim", "dequantise", "log_prob"],
     },
 )

@@ -144,7 +144,7 @@ def divergences(size: Size, key) -> dict:
     x0 = jax.vmap(STARTS.draw)(jr.split(key_starts, size.samples))
     found = {}
     for wave in WAVES:
-        gen = Wrong(jnp.asarray(float(wave)))
+        gen = Wrong(wave=jnp.asarray(float(wave)))
         for noise in (0.0, *NOISES):
             plan = dynamics(EXACT.path, size.steps, noise)
             x = sample(gen, plan, size.samples, key=key_draw, shape=(1,), x0=x0, batch_size=20_000).x[:, 0]
@@ -170,7 +170,7 @@ class Between(NamedTuple):
 
     distances: list[float]
     floor: float
-    clouds: dict[str, np.ndarray]
+    clouds: dict[str, Array]
 
 
 def eight(key, n: int) -> Float[Array, "n 2"]:

@@ -42,7 +42,7 @@ def kl_bound(
         x0, x1 = draw(key_ends)
         t = path.t_min + (path.t_max - path.t_min) * quantile
         x = path.perturb(key_noise, t, x1, None if path.origin == "none" else x0).x
-        drifts = [gen(t, x).velocity + noise * gen(t, x).score for gen in (found, exact)]
+        drifts = [gen.law(lambda t: (2 * noise) ** 0.5).drift(t, x) for gen in (found, exact)]
         return jnp.sum((drifts[0] - drifts[1]) ** 2)
 
     key_times, key_points = jr.split(key)
