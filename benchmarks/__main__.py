@@ -9,7 +9,12 @@ import sys
 
 from benchmarks import harness
 
-COMPARED = {"sampling": ("diffusers",), "adaptive": ("torchdiffeq",), "sde": ("torchsde",)}
+COMPARED = {
+    "sampling": ("diffusers",),
+    "adaptive": ("torchdiffeq",),
+    "sde": ("torchsde",),
+    "poisson_flow": ("k_diffusion",),
+}
 OTHERS = {"balls": ("pymunk",)}  # scripts with results of their own
 
 
