@@ -36,7 +36,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "smoke": Size((6, 6, 6), 200, (VE(),), 64, 16, 1, 10, 8, "hutchinson", 10, 2),
+    "smoke": Size((4, 6, 8), 200, (VE(),), 64, 16, 1, 10, 8, "hutchinson", 10, 2),
     "quick": Size((20, 100, 200), 2000, (VP(), SubVP(), VE()), 2048, 128, 3, 1500, 297, "hutchinson", 900, 20),
     "full": Size((20, 100, 200), 50000, (VP(), SubVP(), VE()), 16384, 256, 3, 20000, 100, "exact", 20000, 100),
 }
