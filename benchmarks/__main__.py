@@ -14,6 +14,7 @@ COMPARED = {
     "adaptive": ("torchdiffeq",),
     "sde": ("torchsde",),
     "poisson_flow": ("k_diffusion",),
+    "light_bridge": ("torch",),
 }
 OTHERS = {"balls": ("pymunk",)}  # scripts with results of their own
 

@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write `data` under another name, put it on the disk and rename. The caller syncs the folder.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes its name only when it is whole and on the disk; on an error nothing is left behind.
+    The caller syncs the folder.
 
     Raises:
         OSError: it cannot be written; what was there before is intact.
@@ -14,7 +18,7 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -22,3 +26,9 @@ def write_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write `data` as a `whole_file`."""
+    with whole_file(path) as file:
+        file.write(data)

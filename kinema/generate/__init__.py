@@ -32,7 +32,11 @@ __getattr__, __dir__, __all__ = attach(
         "solver": ["Grid", "Plan"],
         "sampling": ["Samples", "bind", "sample"],
         "adaptive": ["solve_adaptive"],
+        "bridges": ["LightBridge", "LightBridgeEstimator", "fit_light_bridge"],
         "discrete": [],
+        "latent": ["LatentModel"],
+        "instance_noise": ["InstanceNoise", "recommended_noise", "select_noise"],
+        "objective.latent_likelihood": ["LatentLikelihood", "fit_latent_likelihood"],
         "likelihood": ["bits_per_dim", "dequantise", "log_prob"],
     },
 )

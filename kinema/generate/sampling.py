@@ -72,7 +72,8 @@ def sample(
         (64, 2)
 
     Raises:
-        InputError: n < 1; an unknown `save` or `noise`; `cond`, `x0` or `start` whose leading axis is not n; a plan
+        InputError: n < 1; an unknown `save` or `noise`; `cond`, `x0` or `start` whose leading axis is not n or, but
+            for `cond`, whose samples are of another shape; a plan
             that does not fit the generator; Brownian noise for a plan that puts noise back or stands still to add it.
     """
     if n < 1:
@@ -83,11 +84,14 @@ def sample(
         raise InputError(f"noise must be 'independent' or 'brownian', got {noise!r}")
     for name, tree in (("cond", cond), ("x0", x0), ("start", start)):
         check_leading(name, tree, n)
+    like = as_struct(shape)
+    for name, tree in (("x0", x0), ("start", start)):
+        check_samples(name, tree, like)
     rows = (plan if isinstance(plan, Rows) else bind(plan, gen)).without_shallow()
     if noise == "brownian" and "clock" not in rows.uses:
         raise InputError("noise='brownian' needs a plan whose noisy steps all move forward along the grid")
     options = (save == "all", noise == "brownian", batch_size)
-    x, path = _sample(gen, rows, key, n, as_struct(shape), cond, x0, start, *options)
+    x, path = _sample(gen, rows, key, n, like, cond, x0, start, *options)
     if path is not None:
         whole = np.flatnonzero(np.asarray(rows.whole))
         path = jax.tree.map(lambda leaf: leaf[:, whole], path)
@@ -207,6 +211,15 @@ def check_leading(name: str, tree: PyTree | None, n: int):
     for leaf in jax.tree.leaves(tree):
         if jnp.ndim(leaf) < 1 or leaf.shape[0] != n:
             raise InputError(f"{name} must have a leading axis of n={n}, got shape {jnp.shape(leaf)}")
+
+
+def check_samples(name: str, tree: PyTree | None, like: PyTree):
+    """Refuse a tree whose samples have another structure or shape than `like`."""
+    if tree is None:
+        return
+    wanted, found = (jax.tree.map(lambda leaf, skip=skip: leaf.shape[skip:], t) for t, skip in ((like, 0), (tree, 1)))
+    if wanted != found:
+        raise InputError(f"{name} must hold samples of shape {wanted}, got {found}")
 
 
 def _affine(P, Q, x: PyTree, raw: PyTree) -> PyTree:

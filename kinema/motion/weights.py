@@ -23,6 +23,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import PyTree
 
+from kinema._files import whole_file
 from kinema.errors import InputError, StoreCorrupt
 from kinema.motion import trees
 
@@ -177,19 +178,10 @@ def shorten(phrases: list[str], first: int = 3) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write that takes its name only when it is whole and on the disk; on an error nothing is left behind."""
+    """A `whole_file` whose name, too, is on the disk at the end."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with whole_file(path) as file:
+        yield file
     sync_folder(path.parent)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from kinema.errors import BudgetExhausted, InputError, unknown
 from kinema.generate.codec import Codec
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.sampling import as_struct, begin, bind, check_leading, source
+from kinema.generate.sampling import as_struct, begin, bind, check_leading, check_samples, source
 from kinema.generate.solver.plan import Plan
 from kinema.steer.controller import Budget, Controller, Ledger, Scene
 from kinema.steer.moves import Levels, check_kernels, fault_message
@@ -82,6 +82,9 @@ def steer(
         raise InputError(unknown("runner", runner, RUNNERS))
     for name, tree in (("cond", cond), ("x0", x0), ("start", start)):
         check_leading(name, tree, n)
+    like = as_struct(shape)
+    for name, tree in (("x0", x0), ("start", start)):
+        check_samples(name, tree, like)
     check_kernels(controller, plan, gen.path)
     particles = n * controller.copies
     _check_budget(budget, gen, plan, particles, whole=runner == "scan" and not controller.kernels)
@@ -99,7 +102,7 @@ def steer(
     levels = Levels.of(plan, gen.path) if controller.kernels else None
     limits = None if runner == "scan" or budget is None else jax.tree.map(jnp.asarray, budget)
     run = _steer if runner == "host" else _steer_compiled
-    result, fault = run(controller, scene, levels, key, particles, as_struct(shape), start, limits, runner)
+    result, fault = run(controller, scene, levels, key, particles, like, start, limits, runner)
     if isinstance(fault, Tracer):
         result = eqx.error_if(
             result, fault[0] > 0, "the controller planned an illegal move; run steer outside jit and grad to see which"

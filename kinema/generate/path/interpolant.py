@@ -7,6 +7,7 @@ gamma is given by its square, whose derivative is finite where that of a square 
 Reference: Albergo, Boffi, Vanden-Eijnden 2023 (stochastic interpolants); Albergo & Vanden-Eijnden 2023.
 """
 
+import abc
 from collections.abc import Callable
 
 import equinox as eqx
@@ -70,9 +71,9 @@ SCHEDULES = {"linear": _linear, "trig": _trig, "encode-decode": _encode_decode}
 class _Joining(Path):
     """What paths share whose log-SNR does not rise from end to end: the network is told logit(t) instead."""
 
+    @abc.abstractmethod
     def noise_square(self, t) -> Array:
         """gamma^2."""
-        raise NotImplementedError
 
     def s_ds(self, t) -> Array:
         t = jnp.asarray(t, jnp.result_type(float))
