@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kinema.errors import InputError
-from kinema.generate.fields import Affine, convert
+from kinema.generate.fields import Affine, Moments, convert
 from kinema.generate.generator import AbstractGenerator, moments_in_float64
 from kinema.generate.path.path import in_float64
 from kinema.generate.solver.plan import Plan
@@ -23,21 +23,27 @@ class Rows(eqx.Module):
     """A plan bound to a generator: the arrays that the loop scans over, one leading axis of micro-steps.
 
     h = P x + Q . raw pushes the model's raw outputs; data = data_x x + data_raw . raw reads them as a data prediction;
-    an edit of it by e changes h by from_data e. x here is y = x - b x0, the centred state. `b_before` and `s_before`
-    are those of the grid point that the row leaves; `clock` are two ends of its noise in Brownian time. `shallow` has
-    the same columns with a second axis, of the age of the history: see `at`.
+    an edit of it by e changes h by from_data e.
+
+    Where the origin is a known condition, x here is y = x - (a + b) x0 = a (x1 - x0) + s z, `centre` being a + b: the
+    loop moves what data and origin differ by, so that a common shift of both shifts the samples and nothing else.
+    Fields then differ from those of x by multiples of x0, which `h_origin` and `data_origin` put right. `centre_before`
+    and `s_before` are those of the grid point that the row leaves; `clock` are two ends of its noise in Brownian time.
+    `shallow` has the same columns with a second axis, of the age of the history: see `at`.
     """
 
     t: Array
-    b: Array
-    b_before: Array
+    centre: Array
+    centre_before: Array
     s_before: Array
-    b_after: Array
+    centre_after: Array
     P: Array
     Q: tuple[Array, ...]
+    h_origin: Array
     from_data: Array
     data_x: Array
     data_raw: tuple[Array, ...]
+    data_origin: Array
     E: Array
     M: Array
     d: Array
@@ -107,9 +113,12 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
     data = _heads(gen.affine(plan.t, "data")) if "data" in gen.fields else own
     with np.errstate(divide="ignore", invalid="ignore"):
         back = (convert("data", plan.extrapolates, moments).Q, convert("data", "score", moments).Q)
-    columns = [_columns(each, gen.predicts, own, score, back) for each in plans]
+    columns = [_columns(each, gen.predicts, own, score, back, moments) for each in plans]
+    with np.errstate(invalid="ignore"):
+        data_origin = np.where(moments.a != 0, moments.a * data[0], 0.0)
     for each in columns:
-        each |= {"b": moments.b, "data_x": data[0], "data_raw": data[1]}
+        each |= {"centre": moments.a + moments.b}
+        each |= {"data_x": data[0], "data_raw": data[1], "data_origin": data_origin}
     uses = {name for name in ("d", "n", "c", "E", "snr") if any(np.any(each[name]) for each in columns)}
     uses |= {"origin"} if gen.path.origin != "none" else set()
     if not uses & {"n", "snr"} and not columns[-1]["c"][np.diff(columns[-1]["clock"])[:, 0] <= 0].any():
@@ -131,7 +140,7 @@ def _heads(field: Affine) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     return field.P, field.Q if isinstance(field.Q, tuple) else (field.Q,)
 
 
-def _columns(plan: Plan, predicts, own, score, back: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+def _columns(plan: Plan, predicts, own, score, back: tuple[np.ndarray, np.ndarray], moments: Moments) -> dict[str, Any]:
     """Arrays of `Rows` in float64, given the maps from raw outputs to the field of the plan and to the score, and the
     slopes of both in the data."""
 
@@ -145,15 +154,18 @@ def _columns(plan: Plan, predicts, own, score, back: tuple[np.ndarray, np.ndarra
         return total + wide(np.where(plan.S != 0, plan.S * score, 0.0))
 
     before, clock = _departures(plan), _brownian_time(plan.grid.log_snr)
+    centre = plan.grid.a + plan.grid.b
+    slopes = {"data": np.ones_like(plan.t), "noise": np.zeros_like(plan.t), "velocity": moments.da}
     moves = plan.whole & (plan.after > before)
     into_score = (None, (None,) * len(own[1])) if score is None else score
     columns = {
         "t": plan.t,
-        "b_before": plan.grid.b[before],
+        "centre_before": centre[before],
         "s_before": plan.grid.s[before],
-        "b_after": plan.grid.b[plan.after],
+        "centre_after": centre[plan.after],
         "P": plan.A + pushed(own[0], into_score[0]),
         "Q": tuple(pushed(*each) for each in zip(own[1], into_score[1])),
+        "h_origin": wide(moments.a) * pushed(own[0], into_score[0]) - plan.B * wide(slopes[plan.extrapolates]),
         "from_data": pushed(*back),
         "clock": np.stack([clock[before], clock[np.where(moves, plan.after, before)]], -1),
         "follows": (plan.M[:, 0] == plan.M[:, 1]).reshape(plan.nfe, -1).all(-1),

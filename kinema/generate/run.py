@@ -99,14 +99,21 @@ def path_spec(path: Path) -> dict[str, Any]:
                 raise InputError(f"a run folder holds {kind.__name__} with its own noise law and origin only")
             values = {f.name: getattr(path, f.name) for f in fields(path) if f.name not in ("noise", "origin")}
             for parameter, value in values.items():
-                if not isinstance(value, str | float | int):
-                    raise InputError(f"a run folder holds numbers and names: {parameter} of {kind.__name__} is {value}")
-            return {"name": name} | {
-                p: value if isinstance(value, str) else float(value) for p, value in values.items()
-            }
+                if not isinstance(value, str | float | int | tuple):
+                    raise InputError(
+                        f"a run folder holds numbers, tables and names: {parameter} of {kind.__name__} is {value}"
+                    )
+            return {"name": name} | {p: _plain(value) for p, value in values.items()}
     raise InputError(
         f"{type(path).__name__} is not one of the named paths {sorted(PATHS)}, so a run folder cannot hold it"
     )
+
+
+def _plain(value: str | float | tuple) -> str | float | list:
+    """A path's parameter as JSON has it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, str) else float(value)
 
 
 def begin_run(folder: str | os.PathLike, config: RunConfig, codec: Codec) -> None:

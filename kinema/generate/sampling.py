@@ -114,11 +114,11 @@ def _sample(gen, rows: Rows, key, n: int, like, cond, x0, start, save: bool, bro
             state = perturb(gen, row, state, key_step)
             raw = predict(gen, row, state.x, cond, x0)
             xi = None if tree is None else _increment(tree, row.clock)
-            state = advance(gen, row, state, push(row, state, raw), key_step, xi)
-            return state, shift(state.x, row.b_after, x0) if save else None
+            state = advance(gen, row, state, push(row, state, raw, x0), key_step, xi)
+            return state, shift(state.x, row.centre_after, x0) if save else None
 
         state, path = jax.lax.scan(micro_step, state, (rows, jnp.arange(rows.micro_steps)))
-        return shift(state.x, rows.b_after[-1], x0), path
+        return shift(state.x, rows.centre_after[-1], x0), path
 
     arguments = (jnp.arange(n), cond, x0, start)
     if batch_size is None:
@@ -127,7 +127,7 @@ def _sample(gen, rows: Rows, key, n: int, like, cond, x0, start, save: bool, bro
 
 
 def source(gen: AbstractGenerator, rows: Rows, key, like: PyTree, x0: PyTree | None = None) -> PyTree:
-    """A draw where the plan starts, s z + b x0, as if the data term had vanished there.
+    """A draw where the plan starts, s z + (a + b) x0, as if the data were x0 there.
 
     Raises:
         InputError: x0 missing on a path that needs it, or given on one that has none; a path that begins at data.
@@ -136,12 +136,12 @@ def source(gen: AbstractGenerator, rows: Rows, key, like: PyTree, x0: PyTree | N
     if not gen.path.has_source:
         raise InputError(f"start is missing: {type(gen.path).__name__} begins at data, which cannot be drawn")
     z = gen.path.noise.sample(key, like)
-    return shift(jax.tree.map(lambda leaf: (rows.s_before[0] * leaf).astype(leaf.dtype), z), rows.b_before[0], x0)
+    return shift(jax.tree.map(lambda leaf: (rows.s_before[0] * leaf).astype(leaf.dtype), z), rows.centre_before[0], x0)
 
 
 def begin(rows: Rows, x: PyTree, x0: PyTree | None = None) -> SolverState:
     """The state of a solver that stands at the source point x."""
-    y = shift(x, -rows.b_before[0], x0)
+    y = shift(x, -rows.centre_before[0], x0)
     return SolverState(y, y, (jax.tree.map(jnp.zeros_like, y),) * rows.memory)
 
 
@@ -155,12 +155,12 @@ def perturb(gen: AbstractGenerator, row: Rows, state: SolverState, key) -> Solve
 
 def predict(gen: AbstractGenerator, row: Rows, y: PyTree, cond: PyTree | None, x0: PyTree | None) -> PyTree:
     """The model's raw output at the centred point y: the one place where a model is called."""
-    return gen.raw(row.t, shift(y, row.b, x0), cond, x0)
+    return gen.raw(row.t, shift(y, row.centre, x0), cond, x0)
 
 
-def push(row: Rows, state: SolverState, raw: PyTree) -> PyTree:
+def push(row: Rows, state: SolverState, raw: PyTree, x0: PyTree | None = None) -> PyTree:
     """The transformed output h = P x + Q raw + E H0 that enters the history."""
-    return _average(row, state, _affine(row.P, row.Q, state.x, raw))
+    return _average(row, state, shift(_affine(row.P, row.Q, state.x, raw), row.h_origin, x0))
 
 
 def push_edit(row: Rows, h: PyTree, data: PyTree, edited: PyTree) -> PyTree:
@@ -168,9 +168,9 @@ def push_edit(row: Rows, h: PyTree, data: PyTree, edited: PyTree) -> PyTree:
     return jax.tree.map(lambda out, old, new: out + row.from_data * (new - old), h, data, edited)
 
 
-def data_prediction(row: Rows, state: SolverState, raw: PyTree) -> PyTree:
+def data_prediction(row: Rows, state: SolverState, raw: PyTree, x0: PyTree | None = None) -> PyTree:
     """The data prediction that a raw output means."""
-    return _affine(row.data_x, row.data_raw, state.x, raw)
+    return shift(_affine(row.data_x, row.data_raw, state.x, raw), row.data_origin, x0)
 
 
 def advance(
@@ -195,7 +195,7 @@ def advance(
 
 
 def shift(x: PyTree, b, x0: PyTree | None) -> PyTree:
-    """x + b x0; x itself on a path without origin."""
+    """x + b x0; x itself where there is no x0."""
     return x if x0 is None else _sum((1.0, b), (x, x0))
 
 

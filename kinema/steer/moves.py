@@ -6,8 +6,8 @@ From a point x = a m + s e of the grid to an earlier one (a', s'), m the data pr
     invert    x' = (s' / s) x + (a' - a s' / s) m
 
 The first has the law of the path there, whatever the data. The second is the exact step of the flow for a constant
-prediction, so going down again retraces it to first order in the length of a step. On a path with an origin x is
-centred, x - b x0. Either way the solver begins a new history.
+prediction, so going down again retraces it to first order in the length of a step. On a path with a known origin x and
+m are centred, x - (a + b) x0 and m - x0. Either way the solver begins a new history.
 
 Reference: Xu et al. 2023 (restart); Song et al. 2021 and Dhariwal & Nichol 2021 (DDIM inversion).
 """
@@ -60,7 +60,7 @@ class Levels(eqx.Module):
         return jax.tree.map(lambda leaf, new: (ratio * leaf + width * new).astype(leaf.dtype), x, z)
 
     def invert(self, x: PyTree, data: PyTree, j, to) -> PyTree:
-        """One centred particle before row j moved along the flow to row `to`, its data prediction held."""
+        """One centred particle before row j moved along the flow to row `to`, its centred data prediction held."""
         ratio = self.s_grid[to] / self.s_here[j]
         pull = self.a_grid[to] - self.a_here[j] * ratio
         return jax.tree.map(lambda leaf, m: (ratio * leaf + pull * m).astype(leaf.dtype), x, data)

@@ -93,10 +93,10 @@ class PathWeighted(Controller):
     def _propose(self, particles: Particles, inner_aux: PyTree, scene: Scene) -> Proposal:
         def one(state, raw, j, aux, x0) -> Proposal:
             row = scene.rows[j]
-            encoded = data_prediction(row, state, raw)
-            data, x = scene.decode(encoded), scene.decode(shift(state.x, row.b, x0))
+            encoded = data_prediction(row, state, raw, x0)
+            data, x = scene.decode(encoded), scene.decode(shift(state.x, row.centre, x0))
             edited = self.inner.edit(row.t, x, data, aux, scene, None)
-            terms = {0: state.x, 2: push(row, state, raw)}
+            terms = {0: state.x, 2: push(row, state, raw, x0)}
             used = [(row.M[0, i], terms[i]) for i in scene.rows.columns[0]]
             mean = jax.tree.map(
                 lambda *leaves: sum(c * leaf for (c, _), leaf in zip(used, leaves)) + row.d[0],

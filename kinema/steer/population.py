@@ -148,8 +148,8 @@ class Population(eqx.Module):
             row = scene.rows[j]
             state = perturb(gen, row, state, jr.fold_in(key_particle, visit))
             if self.controller.arrives:
-                x = self.controller.arrive(row.t, shift(state.x, row.b, x0), aux, scene, key_arrive)
-                state = eqx.tree_at(lambda s: s.x, state, shift(x, -row.b, x0))
+                x = self.controller.arrive(row.t, shift(state.x, row.centre, x0), aux, scene, key_arrive)
+                state = eqx.tree_at(lambda s: s.x, state, shift(x, -row.centre, x0))
             return state, predict(gen, row, state.x, cond, x0)
 
         keys = jr.split(key, self.size)
@@ -184,7 +184,7 @@ class Population(eqx.Module):
                 back = restarted(scene.rows, levels.renoise(state.x, z, start, to))
                 moved = _choose(kernel == Move.RENOISE, (back, 0), moved)
             if "invert" in kernels:
-                back = restarted(scene.rows, levels.invert(state.x, data, start, to))
+                back = restarted(scene.rows, levels.invert(state.x, shift(data, -1.0, x0), start, to))
                 moved = _choose(kernel == Move.INVERT, (back, 0), moved)
             return moved
 
@@ -196,11 +196,11 @@ class Population(eqx.Module):
 
     def _edited(self, row, state: SolverState, raw: PyTree, aux: PyTree, x0: PyTree | None, key):
         """One particle's new entry of the history and its data prediction, both after `edit`."""
-        h, data, scene = push(row, state, raw), data_prediction(row, state, raw), self.scene
+        h, data, scene = push(row, state, raw, x0), data_prediction(row, state, raw, x0), self.scene
         if not self.controller.edits:
             return h, data
         before = scene.decode(data)
-        here = scene.decode(shift(state.x, row.b, x0))
+        here = scene.decode(shift(state.x, row.centre, x0))
         after = self.controller.edit(row.t, here, before, aux, scene, key)
         changed = jax.tree.map(lambda m, new, old: m + (new - old), data, scene.encode(after), scene.encode(before))
         return push_edit(row, h, data, changed), changed
@@ -208,15 +208,15 @@ class Population(eqx.Module):
     def _predictions(self, particles: Particles) -> PyTree:
         """Data predictions in physical units."""
 
-        def one(state, raw, j):
-            return self.scene.decode(data_prediction(self.scene.rows[j], state, raw))
+        def one(state, raw, j, x0):
+            return self.scene.decode(data_prediction(self.scene.rows[j], state, raw, x0))
 
-        return jax.vmap(one)(particles.state, particles.raw, self._rows(particles))
+        return jax.vmap(one)(particles.state, particles.raw, self._rows(particles), self.scene.x0)
 
     def _samples(self, particles: Particles) -> PyTree:
         """Where particles stand at the end of the plan, in physical units."""
-        b = self.scene.rows.b_after[-1]
-        return jax.vmap(lambda y, x0: self.scene.decode(shift(y, b, x0)))(particles.state.x, self.scene.x0)
+        centre = self.scene.rows.centre_after[-1]
+        return jax.vmap(lambda y, x0: self.scene.decode(shift(y, centre, x0)))(particles.state.x, self.scene.x0)
 
     def _best(self, particles: Particles) -> PyTree:
         """Samples of the finished, data predictions of the others."""

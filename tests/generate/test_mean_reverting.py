@@ -15,7 +15,6 @@ from kinema.errors import InputError
 from kinema.generate import Generator, MeanReverting, MixturePosterior, sample
 from kinema.generate.fields import Moments
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.path.mean_reverting import Tabulated
 from kinema.generate.path.path import in_float64
 from kinema.generate.solver import ancestral, dpmpp, euler_maruyama, grids
 
@@ -38,12 +37,12 @@ def table(T=100):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "expected"),
-    [("cosine", (0.8684, 0.3741, 0.0609)), (Tabulated(jnp.asarray(table())), (0.8531, 0.3608, 0.0592))],
+    ("path", "expected"),
+    [(PATH, (0.8684, 0.3741, 0.0609)), (MeanReverting.tabulated(table()), (0.8531, 0.3608, 0.0592))],
     ids=["cosine", "table"],
 )
-def test_published_values_of_alpha(schedule, expected):
-    alpha, b, s = in_float64(MeanReverting(schedule=schedule).coefficients, 1 - np.array([0.25, 0.5, 0.75]))
+def test_published_values_of_alpha(path, expected):
+    alpha, b, s = in_float64(path.coefficients, 1 - np.array([0.25, 0.5, 0.75]))
     assert np.abs(alpha - expected).max() < 5.1e-5
     assert np.allclose(b, 1 - alpha, rtol=1e-12) and np.allclose(s, 50 / 255 * np.sqrt(1 - alpha**2), rtol=1e-12)
 
@@ -281,10 +280,11 @@ GEN = MixturePosterior(PATH, MEANS, SPREADS)
         (lambda: MeanReverting(std=float("nan")), "std must be positive"),
         (lambda: MeanReverting(end=1.0), r"end must lie in \(0, 1\), got 1.0"),
         (lambda: MeanReverting(schedule="cosin"), "did you mean 'cosine'"),
-        (lambda: Tabulated(jnp.array([0.0])), "at least 2 finite values"),
-        (lambda: Tabulated(jnp.array([0.0, jnp.nan])), "at least 2 finite values"),
-        (lambda: Tabulated(jnp.array([-0.1, -0.2])), "must begin at 0"),
-        (lambda: Tabulated(jnp.array([0.0, -0.2, -0.1])), "and fall"),
+        (lambda: MeanReverting.tabulated([0.0]), "at least 2 finite values"),
+        (lambda: MeanReverting.tabulated([0.0, jnp.nan]), "at least 2 finite values"),
+        (lambda: MeanReverting.tabulated([0.1, -0.2]), "must begin at 0 or below"),
+        (lambda: MeanReverting.tabulated([0.0, -0.2, -0.1]), "and fall"),
+        (lambda: MeanReverting(schedule=(0.0, 0.5)), "must rise from 0 or above to 1"),
         (lambda: PATH.perturb(jr.key(0), 0.5, jnp.zeros(2)), "x0 is missing: MeanReverting starts from a condition"),
         (lambda: GEN(0.5, jnp.zeros(2)), "x0 is missing"),
         (lambda: sample(GEN, dpmpp(PATH, GRID), 4, key=jr.key(0), shape=(2,)), "x0 is missing"),

@@ -15,11 +15,11 @@ from kinema.generate import EDM, VE, VP, Linear, SubVP
 from kinema.generate.codec import Codec
 from kinema.generate.generator import Generator
 from kinema.generate.noise import NoiseLaw
-from kinema.generate.path.path import Path
+from kinema.generate.path import PATHS, MeanReverting, Path
 from kinema.generate.run import Run, RunConfig, SampleSpec, build, load_run, path_spec, read_config, save_run
 
 SPEC = models.spec("mlp", shape=(3,), width=8, depth=1)
-PATHS = [VP(), SubVP(beta_max=17.5), VE(sigma_max=3.25), EDM(rho=3.0), Linear(t_max=0.999)]
+EXAMPLES = [VP(), SubVP(beta_max=17.5), VE(sigma_max=3.25), EDM(rho=3.0), Linear(t_max=0.999)]
 
 
 def make(path=None, spec=SPEC, **options) -> Run:
@@ -37,7 +37,7 @@ def folder(tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: type(path).__name__)
 def test_round_trip(path, tmp_path):
     run = make(path, predicts="velocity", sigma_data=0.7, training={"steps": 3})
     save_run(tmp_path, run)
@@ -51,6 +51,13 @@ def test_round_trip(path, tmp_path):
     x = jnp.array([0.1, 0.2, 0.3])
     np.testing.assert_array_equal(run.generator(0.5, x).data, back.generator(0.5, x).data)
     assert back.shape == (3,)
+
+
+def test_a_table_of_the_schedule_is_part_of_the_path():
+    path = MeanReverting.tabulated([-0.001, -1.0, -5.0])
+    spec = json.loads(json.dumps(path_spec(path)))
+    assert PATHS[spec.pop("name")](**spec) == path
+    np.testing.assert_allclose(path.log_alpha(jnp.array([0.0, 0.5, 1.0])), [-5.0, -1.0, -0.001], rtol=1e-5)
 
 
 def test_a_second_save_replaces_the_first(folder):

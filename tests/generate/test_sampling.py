@@ -9,8 +9,8 @@ from plain_loop import run
 
 from kinema.errors import InputError
 from kinema.generate import solver
-from kinema.generate.fields import convert
-from kinema.generate.generator import Generator, moments_in_float64
+from kinema.generate.fields import Moments, convert
+from kinema.generate.generator import AbstractGenerator, Generator, moments_in_float64
 from kinema.generate.mixtures import MixturePosterior
 from kinema.generate.noise import NoiseLaw, Normal
 from kinema.generate.path import GAUSSIAN, VE, VP, Linear, Path
@@ -167,7 +167,7 @@ def test_coefficients_of_the_shape_of_a_sample(x64, key):
 
 
 class Between(Path):
-    """x_t = t x1 + (1 - t) x0 + sqrt(1 - t^2) z with a known x0."""
+    """x_t = t x1 + (1 - t) x0 / 2 + sqrt(1 - t^2) z with a known x0."""
 
     noise: NoiseLaw = Normal()
     origin: str = eqx.field(static=True, default="condition")
@@ -176,17 +176,36 @@ class Between(Path):
 
     def coefficients(self, t):
         t = jnp.asarray(t, jnp.result_type(float))
-        return t, 1 - t, jnp.sqrt(1 - t**2)
+        return t, (1 - t) / 2, jnp.sqrt(1 - t**2)
 
 
-def test_an_origin_is_a_shift(key):
-    """The loop runs on y = x - b x0: with a network that sees the same, samples move by b(1) x0 and noise is added."""
+class Beside(AbstractGenerator):
+    """Exact for data that lie at x0 plus a draw of a mixture, whatever field it returns."""
+
+    mixture: MixturePosterior
+    path: Between = Between()
+    predicts: str = eqx.field(static=True, default="data")
+    sigma_data: float = 1.0
+
+    @property
+    def calls(self):
+        return 1
+
+    def raw(self, t, x, cond=None, x0=None):
+        moments = Moments.at(self.path, t)
+        data = self.mixture(t, x - (moments.a + moments.b) * x0, x0=0 * x0).data + x0
+        return convert("data", self.predicts, moments)(x - moments.b * x0, data)
+
+
+@pytest.mark.parametrize("predicts", ["data", "noise", "velocity"])
+@pytest.mark.parametrize("build", [solver.dpmpp, solver.euler, solver.euler_maruyama, solver.heun, solver.unipc])
+def test_an_origin_is_a_shift(build, predicts, key, x64):
+    """Data and origin moved together move the samples by as much and change nothing else, whatever the steps."""
     path, x0 = Between(), jnp.array([[3.0], [-2.0]])
-    grid = grids.from_times(path, np.linspace(0.1, 0.9, 5))
-    point = MixturePosterior(path, [[0.5]], 0.2)
-    moved = sample(point, solver.dpmpp(path, grid), 2, key=key, shape=(1,), x0=x0)
-    still = sample(point, solver.dpmpp(path, grid), 2, key=key, shape=(1,), x0=jnp.zeros((2, 1)))
-    assert np.allclose(moved.x - still.x, 0.1 * x0, atol=1e-5)
+    gen = Beside(MixturePosterior(path, [[0.5], [-1.0]], 0.2), predicts=predicts)
+    plan = build(path, grids.from_times(path, np.linspace(0.1, 0.9, 5)))
+    moved, still = (sample(gen, plan, 2, key=key, shape=(1,), x0=origin) for origin in (x0, 0 * x0))
+    np.testing.assert_allclose(moved.x, still.x + 0.95 * x0, atol=1e-10)
 
 
 def test_the_source_is_drawn_where_the_plan_starts(key):

@@ -2,7 +2,7 @@
 
 from kinema.generate.path.gaussian import EDM, GAUSSIAN, VE, VP, Linear, SubVP, Trig
 from kinema.generate.path.interpolant import Bridge, Interpolant, Mirror
-from kinema.generate.path.mean_reverting import MeanReverting, Tabulated
+from kinema.generate.path.mean_reverting import MeanReverting
 from kinema.generate.path.path import Noised, Path
 from kinema.generate.path.poisson import PoissonFlow
 
@@ -30,6 +30,5 @@ __all__ = [
     "Path",
     "PoissonFlow",
     "SubVP",
-    "Tabulated",
     "Trig",
 ]

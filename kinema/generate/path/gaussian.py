@@ -181,6 +181,7 @@ class Trig(Path):
 
 
 GAUSSIAN = {"vp": VP, "sub-vp": SubVP, "ve": VE, "edm": EDM, "linear": Linear, "trig": Trig}
+"""Paths from normal noise to data, by name."""
 
 
 def _floating(t) -> Array:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from kinema.errors import InputError, choose
 from kinema.generate.noise import NoiseLaw, Normal
@@ -40,40 +40,21 @@ def constant(u) -> Array:
 SCHEDULES = {"cosine": cosine, "linear": linear, "constant": constant}
 
 
-class Tabulated(eqx.Module):
-    """A schedule through a table: `log_alpha (n,)` at n equal steps of u from 0 to 1, for networks trained on one.
-
-    Raises:
-        InputError: fewer than 2 values; values that are not finite, do not fall or do not begin at 0.
-    """
-
-    log_alpha: Float[Array, " n"]
-
-    def __check_init__(self):
-        values = np.asarray(self.log_alpha)
-        if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-            raise InputError(f"log_alpha must be a vector of at least 2 finite values, got shape {values.shape}")
-        if values[0] != 0 or not (np.diff(values) < 0).all():
-            raise InputError("log_alpha must begin at 0 (the clean sample) and fall")
-
-    def __call__(self, u) -> Array:
-        share = self.log_alpha / self.log_alpha[-1]
-        return jnp.interp(u, jnp.linspace(0.0, 1.0, share.size), share)
-
-
 class MeanReverting(Path):
     """From x0 plus noise of standard deviation `std` to data: the origin x0 is the condition, as in restoration.
 
-    `end` is what is left of the data at the source, alpha(0). `schedule` is a name or a function I(u) that rises from
-    I(0) = 0 to I(1) = 1.
+    `end` is what is left of the data at the source, alpha(0). `schedule` is a name, a function I(u) that rises from
+    I(0) = 0 to I(1) = 1, or its values at equal steps of u: see `tabulated`.
 
     Raises:
-        InputError: std not positive; end outside (0, 1); an unknown schedule.
+        InputError: std not positive; end outside (0, 1); an unknown schedule; a table that does not rise to 1.
     """
 
     std: float = 50 / 255
     end: float = 0.005
-    schedule: str | Callable = "cosine"
+    schedule: str | tuple[float, ...] | Callable = eqx.field(
+        converter=lambda given: tuple(given) if isinstance(given, list) else given, default="cosine"
+    )
     noise: NoiseLaw = Normal()
     origin: str = eqx.field(static=True, default="condition")
     t_min: float = eqx.field(static=True, default=0.0)
@@ -86,11 +67,32 @@ class MeanReverting(Path):
             raise InputError(f"end must lie in (0, 1), got {self.end}")
         if isinstance(self.schedule, str):
             choose(SCHEDULES, self.schedule, "schedule")
+        if isinstance(self.schedule, tuple):
+            _check_table(self.schedule)
+
+    @classmethod
+    def tabulated(cls, log_alpha, *, std: float = 50 / 255) -> "MeanReverting":
+        """The path of a network trained on a table: `log_alpha (n,)` at n equal steps of u = 1 - t from 0 to 1.
+
+        A table may begin below 0, as published ones do that count the first rate: the path then ends beside the data.
+
+        Raises:
+            InputError: fewer than 2 values; values that are not finite, do not fall or begin above 0.
+        """
+        values = np.asarray(log_alpha, np.float64)
+        if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+            raise InputError(f"log_alpha must be a vector of at least 2 finite values, got shape {values.shape}")
+        if values[0] > 0 or not (np.diff(values) < 0).all():
+            raise InputError("log_alpha must begin at 0 or below and fall")
+        return cls(std=std, end=float(np.exp(values[-1])), schedule=tuple((values / values[-1]).tolist()))
 
     def log_alpha(self, t) -> Array:
         u = 1 - jnp.asarray(t, jnp.result_type(float))
-        share = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
-        return jnp.log(self.end) * share(u)
+        if isinstance(self.schedule, tuple):
+            done = jnp.interp(u, jnp.linspace(0.0, 1.0, len(self.schedule)), jnp.array(self.schedule))
+        else:
+            done = (SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule)(u)
+        return jnp.log(self.end) * done
 
     def coefficients(self, t) -> tuple[Array, Array, Array]:
         level = self.log_alpha(t)
@@ -99,6 +101,12 @@ class MeanReverting(Path):
     def s_ds(self, t) -> Array:
         da = self.rates(t)[0]
         return -(self.std**2) * jnp.exp(self.log_alpha(t)) * da
+
+
+def _check_table(done: tuple[float, ...]):
+    values = np.asarray(done, np.float64)
+    if len(values) < 2 or values[0] < 0 or values[-1] != 1 or not (np.diff(values) > 0).all():
+        raise InputError("a schedule's table must rise from 0 or above to 1; `tabulated` makes one of log alpha")
 
 
 def _cosine(u) -> Array:

@@ -103,18 +103,18 @@ class Path(eqx.Module):
         return Noised(x, z, x1, x0, jnp.asarray(t))
 
     def sample_source(self, key, like: PyTree, x0: PyTree | None = None) -> PyTree:
-        """Draw x at t = 0: s(0) z + b(0) x0, as if the data term had vanished."""
-        _, b, s = self.coefficients(jnp.zeros(()))
+        """Draw x at t = 0: s(0) z + (a(0) + b(0)) x0, as if the data were x0."""
+        a, b, s = self.coefficients(jnp.zeros(()))
         x = jax.tree.map(lambda noise: s * noise, self.noise.sample(key, like))
         if self.check_origin(x0) is not None:
-            x = jax.tree.map(lambda centred, start: centred + b * start, x, x0)
+            x = jax.tree.map(lambda centred, start: centred + (a + b) * start, x, x0)
         return x
 
     def source_log_prob(self, x: PyTree, x0: PyTree | None = None) -> Float[Array, ""]:
         """Log density of `sample_source`, nats."""
-        _, b, s = self.coefficients(jnp.zeros(()))
+        a, b, s = self.coefficients(jnp.zeros(()))
         if self.check_origin(x0) is not None:
-            x = jax.tree.map(lambda full, start: full - b * start, x, x0)
+            x = jax.tree.map(lambda full, start: full - (a + b) * start, x, x0)
         size = sum(leaf.size for leaf in jax.tree.leaves(x))
         return self.noise.log_prob(jax.tree.map(lambda leaf: leaf / s, x)) - size * jnp.log(s)
 
