@@ -378,8 +378,16 @@ def test_paths_that_begin_at_samples(job, tmp_path):
         made = tmp_path / f"{path}.npz"
         run("generate", out, "-n", 8, "--steps", 3, "--solver", "heun", "--origin", tmp_path / origin, "-o", made)
         assert np.load(made)["data"].shape == (8, 2)
-    bridge = ("--path", "bridge", *small)
+    balls, motion = job / "balls.zarr", tmp_path / "motion"
+    run("learn", balls, "-o", motion, "--model", "mlp", "--path", "bridge", "--origin", balls, *small)
+    run("steer", motion, "-n", 4, "--steps", 2, "--origin", balls, "-o", tmp_path / "steered.zarr")
+    bridge, noisy = ("--path", "bridge", *small), ("--noise", "x=0.1", "--noise", "v=0.1")
     refusals = [
+        (("steer", motion, "-n", 4, "-o", tmp_path / "no.zarr"), "--origin is missing"),
+        (
+            ("steer", motion, "--observed", balls, *noisy, "--origin", balls, "-o", tmp_path / "no.zarr"),
+            "begins at samples",
+        ),
         (("learn", tmp_path / "x1.npz", "-o", tmp_path / "new", "--path", "bridge", *small), "origin is missing"),
         (
             ("learn", tmp_path / "x1.npz", "-o", tmp_path / "new", "--origin", tmp_path / "x0.npz", *bridge),

@@ -1,10 +1,6 @@
 """`kinema generate`: new samples from a trained run, as a file."""
 
 import time
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from kinema.cli.app import app
 from kinema.cli.options import (
@@ -14,6 +10,7 @@ from kinema.cli.options import (
     Guidance,
     Json,
     Label,
+    Origin,
     OutFile,
     Overwrite,
     RunFolder,
@@ -34,10 +31,7 @@ def generate(
     grid: GridName = None,
     label: Label = None,
     guidance: Guidance = None,
-    origin: Annotated[
-        Path | None,
-        typer.Option(help="A file of starts, one for each sample, for paths that have them.", metavar="FILE"),
-    ] = None,
+    origin: Origin = None,
     batch_size: AtOnce = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,

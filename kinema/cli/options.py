@@ -41,4 +41,8 @@ Label = Annotated[
 Guidance = Annotated[
     float | None, typer.Option("--guidance", help="Strength of classifier-free guidance; 1 is none.", metavar="X")
 ]
+Origin = Annotated[
+    Path | None,
+    typer.Option("--origin", help="A file of starts, one for each sample, for paths that have them.", metavar="FILE"),
+]
 AtOnce = Annotated[int | None, typer.Option("--batch-size", min=1, help="How many at once; less memory.", metavar="N")]

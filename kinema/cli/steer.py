@@ -13,6 +13,7 @@ from kinema.cli.options import (
     Guidance,
     Json,
     Label,
+    Origin,
     OutFile,
     Overwrite,
     RunFolder,
@@ -53,6 +54,7 @@ def steer(
     grid: GridName = None,
     label: Label = None,
     guidance: Guidance = None,
+    origin: Origin = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -80,7 +82,7 @@ def steer(
     free_file(out, overwrite=overwrite, endings=ENDINGS)
     from kinema.cli import methods
     from kinema.cli.observed import read_observed, some
-    from kinema.cli.sampling import as_motion, in_parts, prepare, world_of
+    from kinema.cli.sampling import as_motion, in_parts, prepare, starts, world_of
     from kinema.generate.run import read_config
     from kinema.steer import restore
     from kinema.steer import steer as run_controller
@@ -99,6 +101,9 @@ def steer(
         n, method, steps = n or 256, method or "law-projection", steps or 12
         controller = methods.make(method, law, settings)
     job = prepare(run, n, solver=solver, steps=steps, grid=grid, label=label, guidance=guidance, seed=seed)
+    begins = starts(job, origin)
+    if seen is not None and begins:
+        raise InputError(f"--observed is restored from noise; {type(job.generator.path).__name__} begins at samples")
     gen, codec, spent, drawn = job.generator, job.run.codec, {"evaluations": 0, "rewards": 0}, 0
 
     def draw(size, *, key, cond, rows):
@@ -106,9 +111,8 @@ def steer(
         if seen is not None:
             result = restore(gen, codec, some(seen, rows), key=key, world=law, rounds=steps, cond=cond)
         else:
-            result = run_controller(
-                gen, job.plan, controller, size, key=key, shape=job.run.shape, codec=codec, cond=cond
-            )
+            begun = {name: values[rows] for name, values in begins.items()} | {"codec": codec, "cond": cond}
+            result = run_controller(gen, job.plan, controller, size, key=key, shape=job.run.shape, **begun)
         drawn += size
         for name in spent:
             spent[name] += int(getattr(result.ledger, name))
