@@ -32,8 +32,9 @@ setup: $(FULL)  ## everything for development into .venv
 demo: $(CORE)  ## balls simulated, learned, generated, steered, verified; ends with out/collisions/report.html
 	$(BIN)/kinema demo -o out/collisions --overwrite $(ARGS)
 
+# by files: a process compiles once what the tests of a file share
 test: lint docs  ## every check that CI makes
-	$(QUIET) $(BIN)/python -m pytest -n 2 $(ARGS)
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(FULL)  ## style, types, and imports that point left
 	$(BIN)/ruff check
@@ -71,9 +72,9 @@ $(FULL): $(CORE)
 	$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]" --group dev --group docs
 	@touch $@
 
-# k-diffusion without what its training scripts need: only its samplers are measured
+# k-diffusion and torchcfm without what their training scripts need: only samplers and matchers are measured
 $(PEERS): $(FULL)
 	@echo "==> Peers to measure against into $(VENV)"
 	$(PIP) install -c constraints.txt --group peers
-	$(PIP) install -c constraints.txt --no-deps k-diffusion
+	$(PIP) install -c constraints.txt --no-deps k-diffusion torchcfm
 	@touch $@

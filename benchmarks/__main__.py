@@ -15,6 +15,8 @@ COMPARED = {
     "sde": ("torchsde",),
     "poisson_flow": ("k_diffusion",),
     "light_bridge": ("torch",),
+    "masked": ("torch",),
+    "interpolants": ("torchcfm", "flow_matching"),
 }
 OTHERS = {"balls": ("pymunk",)}  # scripts with results of their own
 

@@ -1,5 +1,6 @@
 """Shared fixtures. jaxtyping annotations are checked at run time in every test."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -30,6 +31,9 @@ CACHE = os.path.join(os.path.dirname(__file__), "..", ".cache", "jax", WORKER)
 if not os.environ.get("CI"):  # a fresh clone has nothing to read
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Most programs here run once or twice, so LLVM's optimisations cost more than they save; see `optimised`
+jax.config.update("jax_disable_most_optimizations", True)
+gc.set_threshold(200_000, 20, 100)  # tracing makes many small objects and few cycles
 
 
 MAPS = pathlib.Path("/proc/self/maps")
@@ -46,6 +50,14 @@ def forget_programs():
 @pytest.fixture
 def key():
     return jr.key(0)
+
+
+@pytest.fixture
+def optimised():
+    """Programs compiled as users have them, for tests of that and for those that run long."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

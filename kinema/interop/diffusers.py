@@ -3,7 +3,7 @@
 A plan is numbers, so the scheduler only has to look them up: row j makes of the sample x, the network's output y, the
 anchor and the history H
 
-    h = P x + Q y + E H0,    x <- M[0] . (x, anchor, h, H) + c xi,    anchor <- M[1] . (x, anchor, h, H)
+    h = P x + Q y + E H0,    x <- M[0] . (x, anchor, h, H) + d[0] + c xi,    anchor <- M[1] . (x, anchor, h, H) + d[1]
 
 with P and Q from the plan and the prediction type, fused in float64. See `kinema.generate.solver.plan`.
 """
@@ -33,7 +33,8 @@ PATHLESS = {name: named for name, named in SOLVERS.items() if name not in ("eule
 class KinemaScheduler(SchedulerMixin, ConfigMixin):
     """A scheduler for any pipeline of a variance-preserving model; `solver` is a name in `kinema list solvers`.
 
-    `solver_options` go to the solver (`{"order": 3}`, `{"eta": 0.5}`). All other arguments mean what they mean in
+    `solver_options` go to the solver: `{"order": 3}`, `{"number": 3.3}`, `{"statistics": "run/statistics.safetensors"}`
+    (rows that are numbers or have the shape of one sample). All other arguments mean what they mean in
     diffusers, so that `from_config` takes the configuration of the scheduler it replaces; clipping and thresholding of
     predictions are not taken over. Networks whose output holds a learned variance (`variance_type`) lose that half.
 
@@ -182,15 +183,15 @@ class KinemaScheduler(SchedulerMixin, ConfigMixin):
         """
         plan, j = self._turn(timestep)
         x, y = sample.to(torch.float32), self._mean(model_output, sample).to(torch.float32)
-        h = (plan.A[j] + plan.B[j] * self._P[j]) * x + (plan.B[j] * self._Q[j]) * y
+        h = _like(plan.A[j] + plan.B[j] * self._P[j], x) * x + _like(plan.B[j] * self._Q[j], x) * y
         if plan.E[j] and self._history:
             h = h + plan.E[j] * self._history[0]
         terms = (x, x if self._anchor is None else self._anchor, h, *self._history)
-        x = _combine(plan.M[j, 0], terms)
+        x = _combine(plan.M[j, 0], plan.d[j, 0], terms)
         if plan.c[j]:
             x = x + plan.c[j] * _noise(x, generator, variance_noise)
         same = (plan.M[j, 0] == plan.M[j, 1]).all()
-        self._anchor = x if same else _combine(plan.M[j, 1], terms)
+        self._anchor = x if same else _combine(plan.M[j, 1], plan.d[j, 1], terms)
         self._history = (h, *self._history)[: plan.history - 1]
         if j + 1 < plan.nfe and plan.n[j + 1]:
             x = plan.r[j + 1] * x + plan.n[j + 1] * _noise(x, generator, None)
@@ -277,13 +278,20 @@ def _check_solver(name: str, options: dict[str, Any]) -> None:
             raise InputError(unknown(f"option of {name}", option, known))
 
 
-def _combine(coefficients: np.ndarray, terms: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The weighted sum, without terms of weight 0 (which may not exist yet)."""
-    parts = [float(c) * term for c, term in zip(coefficients, terms) if c]
+def _combine(coefficients: np.ndarray, constant: np.ndarray, terms: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The weighted sum and a constant, without terms of weight 0 (which may not exist yet)."""
+    parts = [_like(c, term) * term for c, term in zip(coefficients, terms) if c.any()]
     total = parts[0] if parts else torch.zeros_like(terms[0])
     for part in parts[1:]:
         total = total + part
-    return total
+    return total + _like(constant, total) if constant.any() else total
+
+
+def _like(coefficient: np.ndarray, x: torch.Tensor) -> float | torch.Tensor:
+    """A number, or a tensor with the shape of one sample, for arithmetic with x."""
+    if coefficient.ndim == 0:
+        return float(coefficient)
+    return torch.as_tensor(coefficient, dtype=x.dtype, device=x.device)
 
 
 def _noise(x: torch.Tensor, generator: Any, given: torch.Tensor | None) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Networks: single-sample Equinox modules `net(x, signal, cond=None) -> array like x`, made by name."""
 
+from kinema.models.conservative import Conservative, PotentialMLP
 from kinema.models.dit import DiT
 from kinema.models.embedding import null_condition
 from kinema.models.image_unet import ImageUNet
@@ -10,13 +11,16 @@ from kinema.models.suggestion import suggest
 from kinema.models.temporal_unet import TemporalUNet
 
 ALL_MODELS = ("dit", "image_unet", "mlp", "motion_tokens", "temporal_unet")
+"""Names of the networks that `make` builds."""
 
 __all__ = [
     "ALL_MODELS",
     "MLP",
+    "Conservative",
     "DiT",
     "ImageUNet",
     "MotionTokens",
+    "PotentialMLP",
     "TemporalUNet",
     "make",
     "model",

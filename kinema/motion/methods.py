@@ -47,6 +47,7 @@ METHODS: dict[str, Callable[..., diffrax.AbstractSolver]] = {
     "sra1": diffrax.SRA1,
     "sea": diffrax.SEA,
 }
+"""Solvers of ordinary and stochastic equations by name, made by calling them."""
 
 ADJOINTS: dict[str, Callable[..., diffrax.AbstractAdjoint]] = {
     "recursive": diffrax.RecursiveCheckpointAdjoint,
@@ -55,6 +56,7 @@ ADJOINTS: dict[str, Callable[..., diffrax.AbstractAdjoint]] = {
     "backsolve": diffrax.BacksolveAdjoint,
     "implicit": diffrax.ImplicitAdjoint,
 }
+"""Ways to differentiate through a solve, by name."""
 
 NOISE_ONLY = ("euler_maruyama", "ito_milstein", "euler_heun", "stratonovich_milstein", "slow_rk", "spark")
 NOISE_ONLY += ("general_shark", "shark", "sra1", "sea")

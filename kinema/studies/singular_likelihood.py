@@ -1,9 +1,9 @@
-"""Maximum likelihood on a curve and a surface: how much noise to add to data that have no density.
+"""Maximum likelihood on a curve and a sheet: how much noise to add to data that have no density.
 
-Every law is judged by 1024 points spread evenly over its latent, so that the distance has no sampling error of its own.
+Fits are judged by points spread evenly over their latent, against as many of the truth, so that the distance has
+no sampling error of its own; against estimates that can only be sampled, all are judged by samples.
 """
 
-import warnings
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,43 +15,49 @@ from jaxtyping import Array, Float
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
+from kinema import learn
 from kinema.errors import require
-from kinema.generate import LatentModel, fit_latent_likelihood, recommended_noise
-from kinema.generate.latent import Uniform
-from kinema.report.charts import house, scatter_rows
-from kinema.report.picture import Picture
+from kinema.generate import InstanceNoise, LatentModel, recommended_noise
+from kinema.generate.codec import Codec
+from kinema.generate.latent import Uniform, with_codec
+from kinema.generate.objective.latent_likelihood import LatentLikelihood
 from kinema.studies.evidence import Evidence, Metric
+from kinema.studies.singular_likelihood_pictures import fits_picture, noise_picture
 from kinema.studies.study import study
 from kinema.tables import Spread, Table
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # noise over the recommended one
-NARROW, WIDE = 0.02, 0.5  # first s of a fit
-POINTS, BATCH = 1024, 200
-NODES = {1: 256, 2: 32}  # along each axis of the latent
-KDE, MIXTURE, RECOMMENDED = "kernel density", "Gaussian mixture", "latent model, wide start"
+NARROW, WIDE = 0.02, 0.5  # first s of a fit; wide is the default of LatentModel
+WIDTH, NODES, BATCH = {1: 32, 2: 64}, {1: 256, 2: 20}, {1: 200, 2: 100}  # by dimension; nodes along each axis
+RATE, AVERAGING = 5e-3, 0.99
+OURS, KDE, MIXTURE, TRUTH = "latent model", "kernel density", "Gaussian mixture", "the true law"
 
 
 class Size(NamedTuple):
-    """Samples, and training steps on the curve and the surface."""
+    """Samples, training steps on the curve and the sheet, points that judge a law, components of the mixtures."""
 
     samples: int
     steps: dict[int, int]
+    points: int = 1024
+    mixtures: tuple[int, ...] = (16, 32, 64)
 
 
 SIZES = {
-    "smoke": Size(300, {1: 20, 2: 10}),
-    "quick": Size(2000, {1: 2000, 2: 1200}),
-    "full": Size(2000, {1: 10_000, 2: 10_000}),
+    "smoke": Size(300, {1: 20, 2: 10}, 144, (2, 4)),
+    "quick": Size(2000, {1: 4000, 2: 3500}),
+    "full": Size(2000, {1: 20_000, 2: 20_000}),
 }
 
 
 class Found(NamedTuple):
-    """W1 by noise from a narrow start, in `SCALES`; of the others by name; points of each law; s of the narrow fits."""
+    """W1 and s by noise from a narrow start, in `SCALES`; W1 unperturbed and at the recommended noise from a wide one;
+    W1 of samples by estimate; points `(scales + 1, points, D)`, those of the truth last."""
 
-    narrow: list[float]
-    others: dict[str, float]
-    clouds: dict[str, np.ndarray]
-    stds: list[float]
+    narrow: np.ndarray
+    stds: np.ndarray
+    wide: np.ndarray
+    sampled: dict[str, float]
+    clouds: np.ndarray
 
 
 @study(
@@ -64,52 +70,60 @@ class Found(NamedTuple):
 )
 def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
-    found = {dim: [measure(dim, size, jr.key(seed)) for seed in seeds] for dim in NODES}
-    metrics = []
-    for dim, rows in found.items():
-        apart = np.array([one.narrow for one in rows])
-        best = int(apart.mean(0).argmin())
-        ours = [one.others[RECOMMENDED] for one in rows]
-        metrics += [
-            Metric(f"W1 unperturbed over best noise, d = {dim}", apart[:, 0] / apart[:, best], 1.5, ">="),
-            Metric(f"W1 at most noise over best noise, d = {dim}", apart[:, -1] / apart[:, best], 1.5, ">="),
-            Metric(f"W1 at recommended noise over best noise, d = {dim}", apart[:, 2] / apart[:, best], 1.3),
-            Metric(f"best noise over recommended, d = {dim}", SCALES[best]),
-            *(
-                Metric(f"W1 over {name}, d = {dim}", np.divide(ours, [one.others[name] for one in rows]), 1.0)
-                for name in (KDE, MIXTURE)
-            ),
-        ]
+    found = {dim: [measure(dim, size, jr.key(seed)) for seed in seeds] for dim in WIDTH}
+    noises = {dim: np.array(SCALES) * recommended_noise(size.samples, 2, dim) for dim in WIDTH}
     return Evidence(
-        metrics=metrics,
-        figures=[noise_picture(found, size), *(cloud_picture(dim, rows[0]) for dim, rows in found.items())],
-        tables=[table(dim, rows, size) for dim, rows in found.items()],
+        metrics=[metric for dim, rows in found.items() for metric in judged(dim, rows)],
+        figures=[
+            noise_picture(noises, found, SCALES.index(1.0), size.samples),
+            fits_picture(noises, {dim: rows[0] for dim, rows in found.items()}, SCALES.index(1.0)),
+        ],
+        tables=[*(noise_table(dim, noises[dim], rows) for dim, rows in found.items()), peer_table(found, size)],
         settings={
-            "data": f"{size.samples} samples of a curve in the plane (d = 1), of a torus in space (d = 2)",
+            "data": f"{size.samples} samples of a curve in the plane (d = 1), of a sheet in space (d = 2)",
+            "points that judge a law": size.points,
             "network": "tanh perceptron, 2 x 32 (d = 1), 2 x 64 (d = 2)",
             "steps": list(size.steps.values()),
-            "batch": BATCH,
+            "batch": list(BATCH.values()),
             "nodes an axis": list(NODES.values()),
             "first s": {"narrow": NARROW, "wide": WIDE},
             "smoothness": 2,
+            "kernel density": "bandwidth by three-fold likelihood",
+            "Gaussian mixture": f"full covariances, {size.mixtures} components, chosen by BIC",
         },
     )
 
 
+def judged(dim: int, rows: list[Found]) -> list[Metric]:
+    apart = np.array([one.narrow for one in rows])
+    best, level = int(apart.mean(0).argmin()), SCALES.index(1.0)
+    sampled = {name: [one.sampled[name] for one in rows] for name in rows[0].sampled}
+    return [
+        Metric(f"W1 unperturbed over best noise, d = {dim}", apart[:, 0] / apart[:, best], 1.5, ">="),
+        Metric(f"W1 at most noise over best noise, d = {dim}", apart[:, -1] / apart[:, best], 1.5, ">="),
+        Metric(f"W1 at recommended noise over best noise, d = {dim}", apart[:, level] / apart[:, best], 1.3),
+        Metric(f"best noise over recommended, d = {dim}", SCALES[best]),
+        *(
+            Metric(f"W1 of samples over {name}, d = {dim}", np.divide(sampled[OURS], sampled[name]), 1.0)
+            for name in (KDE, MIXTURE)
+        ),
+    ]
+
+
 def truth(z: Float[Array, " d"]) -> Float[Array, " D"]:
-    """A curve of three lobes, or a torus, crossed at uneven speed as z goes through the unit cube."""
-    angle = 2 * jnp.pi * (z[0] + 0.12 * jnp.sin(2 * jnp.pi * z[0]))
+    """A curve of three lobes, or a sheet with waves, crossed at uneven speed as z goes through the unit cube."""
+    uneven = z + 0.12 * jnp.sin(2 * jnp.pi * z)
     if z.size == 1:
+        angle = 2 * jnp.pi * uneven[0]
         radius = 1 + 0.35 * jnp.cos(3 * angle)
         return radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
-    around = 2 * jnp.pi * (z[1] + 0.12 * jnp.sin(2 * jnp.pi * z[1]))
-    radius = 1 + 0.4 * jnp.cos(around)
-    return jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle), 0.4 * jnp.sin(around)])
+    u, v = 2 * uneven - 1
+    return jnp.stack([u, v, 0.6 * jnp.cos(jnp.pi * u) * jnp.cos(jnp.pi * v)])
 
 
-def evenly(dim: int) -> Float[Array, "points d"]:
-    """Points of the unit cube, one in the middle of every cell."""
-    return Uniform(dim).nodes(round(POINTS ** (1 / dim)), jnp.full(dim, 0.5))[0]
+def evenly(count: int, dim: int) -> Float[Array, "points d"]:
+    """Points of the unit cube, one in the middle of every one of `count` cells."""
+    return Uniform(dim).nodes(round(count ** (1 / dim)), jnp.full(dim, 0.5))[0]
 
 
 def wasserstein(x: Any, y: Any) -> float:
@@ -119,91 +133,94 @@ def wasserstein(x: Any, y: Any) -> float:
 
 
 def measure(dim: int, size: Size, key) -> Found:
-    key_data, key_net, key_fit, key_peers = jr.split(jr.fold_in(key, dim), 4)
-    data = jax.vmap(truth)(jr.uniform(key_data, (size.samples, dim)))
-    true = np.asarray(jax.vmap(truth)(evenly(dim)))
-    level = recommended_noise(size.samples, 2, dim)
-    fits = [fitted(data, scale * level, NARROW, dim, size, key_net, key_fit) for scale in SCALES]
-    clouds = {f"{scale:g} x": points(model) for scale, model in zip(SCALES, fits)}
-    others = {RECOMMENDED: points(fitted(data, level, WIDE, dim, size, key_net, key_fit))}
-    others["wide start, unperturbed"] = points(fitted(data, 0.0, WIDE, dim, size, key_net, key_fit))
-    others |= peers(np.asarray(data), int(jr.randint(key_peers, (), 0, 2**31 - 1)))
+    key_data, key_net, key_fit, key_draw, key_true, key_peers = jr.split(jr.fold_in(key, dim), 6)
+    data, level = law(truth, jr.uniform(key_data, (size.samples, dim))), recommended_noise(size.samples, 2, dim)
+    scales = (*SCALES, 0.0, 1.0)
+    starts = [NARROW] * len(SCALES) + [WIDE] * 2
+    models = fit_levels(data, level * jnp.array(scales), jnp.array(starts), key_net, key_fit, size.steps[dim])
+    even = evenly(size.points, dim)
+    true, clouds = np.asarray(law(truth, even)), np.asarray(points(models, even))
+    apart = np.array([wasserstein(cloud, true) for cloud in clouds])
+
+    drawn = points(models, jr.uniform(key_draw, (size.points, dim)))
+    samples = {OURS: drawn[scales.index(1.0)], TRUTH: law(truth, jr.uniform(key_true, (size.points, dim)))}
+    samples |= peers(np.asarray(data), size, int(jr.randint(key_peers, (), 0, 2**31 - 1)))
     return Found(
-        [wasserstein(cloud, true) for cloud in clouds.values()],
-        {name: wasserstein(cloud, true) for name, cloud in others.items()},
-        {"truth": true} | clouds,
-        [float(model.std) for model in fits],
+        apart[:-2],
+        np.asarray(eqx.filter_vmap(lambda model: model.std)(models))[:-2],
+        apart[-2:],
+        {name: wasserstein(cloud, true) for name, cloud in samples.items()},
+        np.concatenate([clouds[:-2], true[None]]),
     )
 
 
-def fitted(data, noise: float, start: float, dim: int, size: Size, key_net, key_fit) -> LatentModel:
-    net = eqx.nn.MLP(dim, data.shape[1], 32 * dim, 2, jnp.tanh, key=key_net)
-    model = LatentModel(net, Uniform(dim), jnp.log(jnp.asarray(start)))
-    with warnings.catch_warnings():
-        # The least noise is below the spacing of the nodes: that is part of what is compared
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return fit_latent_likelihood(
-            model,
-            data,
-            noise,
-            steps=size.steps[dim],
-            batch_size=BATCH,
-            quadrature=NODES[dim],
-            key=key_fit,
-            progress=True,
-        ).model
+@eqx.filter_jit
+def fit_levels(data, noises: Float[Array, " k"], starts: Float[Array, " k"], key_net, key_fit, steps: int):
+    """One fit for each noise and first s, all from the same weights and by the same batches; models stacked `(k,)`."""
+    samples, size = data.shape
+    dim = size - 1
+    codec = Codec(data.mean(0), jnp.full(size, jnp.sqrt(data.var(0).mean())))
+    rows = jax.vmap(codec.encode)(data)
+    optimizer = learn.adam(RATE, steps, warmup=0.0)
+
+    def fit(noise, start):
+        net = eqx.nn.MLP(dim, size, WIDTH[dim], 2, jnp.tanh, key=key_net)
+        params, static = learn.Trainable().split(LatentModel(net, Uniform(dim), jnp.log(start)))
+        source = learn.BackPropagation(LatentLikelihood(InstanceNoise(noise), NODES[dim]))
+
+        def step(state, key):
+            batch = rows[jr.randint(key, (BATCH[dim],), 0, samples)]
+            return learn.advance(state, static, batch, key_fit, source=source, optimizer=optimizer, ema=AVERAGING)[
+                0
+            ], None
+
+        state = learn.begin(optimizer, params, AVERAGING)
+        return with_codec(eqx.combine(jax.lax.scan(step, state, jr.split(key_fit, steps))[0].ema, static), codec)
+
+    return eqx.filter_vmap(fit)(noises, starts)
 
 
 @eqx.filter_jit
-def law(model: LatentModel, z: Float[Array, "points d"]) -> Float[Array, "points D"]:
-    return jax.vmap(lambda one: model.decode(model.generator(one)))(z)
+def law(push, z: Float[Array, "points d"]) -> Float[Array, "points D"]:
+    return jax.vmap(push)(z)
 
 
-def points(model: LatentModel) -> np.ndarray:
-    """The fitted law, without noise, as evenly spread points."""
-    return np.asarray(law(model, evenly(model.latent.dim)))
+@eqx.filter_jit
+def points(models: LatentModel, z: Float[Array, "points d"]) -> Float[Array, "models points D"]:
+    """Where the fitted laws, without noise, put each z."""
+    return eqx.filter_vmap(lambda model: jax.vmap(lambda one: model.decode(model.generator(one)))(z))(models)
 
 
-def peers(data: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Samples of scikit-learn's estimates, bandwidth and components chosen by held-out likelihood and by BIC."""
+def peers(data: np.ndarray, size: Size, seed: int) -> dict[str, np.ndarray]:
+    """Samples of scikit-learn's estimates."""
     neighbors, mixture = require("sklearn.neighbors", "digits"), require("sklearn.mixture", "digits")
     search = require("sklearn.model_selection", "digits").GridSearchCV
     widths = {"bandwidth": np.geomspace(0.005, 0.5, 8)}
     kernel = search(neighbors.KernelDensity(), widths, cv=3).fit(data).best_estimator_
-    mixtures = [mixture.GaussianMixture(k, random_state=seed).fit(data) for k in (8, 16, 32, 64)]
+    mixtures = [mixture.GaussianMixture(k, random_state=seed).fit(data) for k in size.mixtures]
     best = min(mixtures, key=lambda one: one.bic(data))
-    return {KDE: kernel.sample(POINTS, random_state=seed), MIXTURE: best.sample(POINTS)[0]}
+    return {KDE: kernel.sample(size.points, random_state=seed), MIXTURE: best.sample(size.points)[0]}
 
 
-def table(dim: int, rows: list[Found], size: Size) -> Table:
-    level = recommended_noise(size.samples, 2, dim)
-    noise = [
-        (f"narrow start, noise {scale:g} x {level:.3f}", Spread.of(one.narrow[i] for one in rows), stds)
-        for i, scale in enumerate(SCALES)
-        for stds in [Spread.of(one.stds[i] for one in rows)]
+def noise_table(dim: int, noises: np.ndarray, rows: list[Found]) -> Table:
+    level = SCALES.index(1.0)
+    wide = {0: [one.wide[0] for one in rows], level: [one.wide[1] for one in rows]}
+    lines = [
+        (
+            f"{noise:.3f}" + " (recommended)" * (i == level),
+            Spread.of(one.narrow[i] for one in rows),
+            Spread.of(one.stds[i] for one in rows),
+            Spread.of(wide[i]) if i in wide else None,
+        )
+        for i, noise in enumerate(noises)
     ]
-    others = [(name, Spread.of(one.others[name] for one in rows), "") for name in rows[0].others]
-    return Table(f"W1 to the true law, d = {dim}", ("estimate", "W1", "s found"), [*noise, *others])
+    columns = ("noise, standard deviations of the data", "W1, narrow start", "s found", "W1, wide start")
+    return Table(f"W1 to the true law by noise, d = {dim}", columns, lines)
 
 
-def noise_picture(found: dict[int, list[Found]], size: Size) -> Picture:
-    with house() as (figure, axes):
-        places = range(len(SCALES))
-        for i, (dim, rows) in enumerate(found.items()):
-            apart = np.array([one.narrow for one in rows])
-            axes.fill_between(places, apart.min(0), apart.max(0), color=f"C{i}", alpha=0.15, lw=0)
-            name = "curve, d = 1" if dim == 1 else "torus, d = 2"
-            axes.plot(places, apart.mean(0), "o-", color=f"C{i}", label=name)
-            wide = np.mean([one.others[RECOMMENDED] for one in rows])
-            axes.plot(SCALES.index(1.0), wide, "D", color=f"C{i}", mfc="none", label=f"wide start, d = {dim}")
-        axes.set_xticks(places, [f"{scale:g}" for scale in SCALES])
-        axes.set(xlabel="noise over the recommended noise", ylabel="W1 to the true law", ylim=(0, None))
-        figure.legend(loc="outside upper left", ncols=2)
-    alt = "Distance to the true law against the noise added to the data, for a curve and a torus."
-    return Picture("noise", figure, alt, f"{size.samples} samples; lines are means over seeds, bands their range.")
-
-
-def cloud_picture(dim: int, one: Found) -> Picture:
-    shown = {name: one.clouds[name][:, :2] for name in ("truth", "0 x", "2 x", "8 x")}
-    alt = f"Points spread evenly over the true law and over fits at three noise levels, d = {dim}."
-    return Picture(f"fits-{dim}", scatter_rows(shown), alt, "Noise in units of the recommended noise; first seed.")
+def peer_table(found: dict[int, list[Found]], size: Size) -> Table:
+    names = list(next(iter(found.values()))[0].sampled)
+    lines = [(name, *(Spread.of(one.sampled[name] for one in rows) for rows in found.values())) for name in names]
+    return Table(
+        f"W1 of {size.points} samples to the true law", ("samples of", *(f"d = {dim}" for dim in found)), lines
+    )

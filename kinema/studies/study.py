@@ -23,6 +23,7 @@ from kinema.studies import provenance
 from kinema.studies.evidence import Evidence
 
 PRESETS = ("smoke", "quick", "full")
+"""How much a study does: seconds, minutes on two cores, or one GPU."""
 Preset = Literal["smoke", "quick", "full"]
 
 

@@ -1,5 +1,6 @@
 """Does a motion obey its law, is it distributed as it should be, and does a model know the law."""
 
+from kinema.verify.density_grid import flow_density, grid_wasserstein, noisy_density
 from kinema.verify.distances import (
     ClassifierTest,
     PermutationTest,
@@ -10,6 +11,7 @@ from kinema.verify.distances import (
     sliced_wasserstein,
 )
 from kinema.verify.divergence_bound import kl_bound, optimal_noise
+from kinema.verify.fokker_planck import Gap, GapCertificate, gap_certificate, ode_sde_gap
 from kinema.verify.generalization import (
     Conflict,
     Regime,
@@ -28,6 +30,8 @@ from kinema.verify.table import law_table
 __all__ = [
     "ClassifierTest",
     "Conflict",
+    "Gap",
+    "GapCertificate",
     "LawErrors",
     "PermutationTest",
     "Regime",
@@ -37,12 +41,17 @@ __all__ = [
     "draw",
     "energy_distance",
     "flip",
+    "flow_density",
     "gap",
+    "gap_certificate",
+    "grid_wasserstein",
     "hole",
     "kl_bound",
     "law_table",
     "laws",
     "mmd",
+    "noisy_density",
+    "ode_sde_gap",
     "optimal_noise",
     "permutation_test",
     "regimes",

@@ -52,9 +52,9 @@ def test_single_precision_alone_and_together():
     assert int(alone.nfe) == int(together.nfe[1])
 
 
-def test_noise_keeps_the_marginals(key):
+def test_noise_keeps_the_marginals(optimised, key):
     """At the reverse level and twice it."""
-    path, n, stop = VP(), 500, 0.9
+    path, n, stop = VP(), 300, 0.9
     gen = normal(path)
     key_source, key_noise = jr.split(key)
     a, _, s = path.coefficients(0.0)

@@ -108,7 +108,7 @@ def test_karras_spacing_goes_between_table_indices():
         (lambda: grids.from_times(VP(), [0.1, np.nan]), r"finite, got times\[1\]=nan"),
         (lambda: grids.from_times(VP(), [-0.1, 0.5]), r"in \[0, 1\], got -0.1"),
         (lambda: grids.from_times(VP(), [0.5]), "at least 2"),
-        (lambda: grids.from_times(VP(), [0.5, 1.0], clean=True), "only at the last time"),
+        (lambda: grids.from_times(VP(), [0.5, 1.0], clean=True), "no noise left"),
         (lambda: grids.uniform_time(VP(), 0), "steps must be a whole number of at least 1, got 0"),
         (lambda: grids.karras(VP(), 5, rho=0.0), "rho must be positive"),
         (lambda: grids.polynomial(VP(), 5, rho=-1.0), "rho must be positive"),

@@ -112,6 +112,30 @@ def test_flow_and_noisy_dynamics_end_in_the_same_law(level, key):
     assert_within_error(shares, ENDS.weights, standard_error=np.sqrt(0.25 / 4000), times=5)
 
 
+class Straight(AbstractGenerator):
+    """Every x0 goes to x0 + 2 along a straight line."""
+
+    path: Interpolant = Interpolant("linear", "none")
+    predicts: str = "velocity"
+    sigma_data: float = 1.0
+
+    @property
+    def calls(self):
+        return 1
+
+    def raw(self, t, x, cond=None, x0=None):
+        return jnp.full_like(x, 2.0)
+
+
+def test_a_flow_without_any_noise_is_sampled(key):
+    gen, x0 = Straight(), jnp.array([[0.5], [-1.0]])
+    grid = grids.from_times(gen.path, np.linspace(0, 1, 4))
+    x = sample(gen, heun(gen.path, grid, extrapolates="velocity"), 2, key=key, shape=(1,), x0=x0).x
+    np.testing.assert_allclose(x, x0 + 2, atol=1e-5)
+    with pytest.raises(InputError, match="cannot be held"):
+        heun(gen.path, grid, extrapolates="noise")
+
+
 def test_a_map_between_two_sets_is_learnt(key):
     """Two points to two points: a small network of two outputs, sampled by flow and with noise."""
     key_net, key_fit, key_data = jr.split(key, 3)

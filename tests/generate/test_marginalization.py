@@ -206,6 +206,28 @@ def test_ising_as_published():
     np.testing.assert_allclose(Ising((6, 5), 0.0, 0.7).log_evidence(), 30 * np.log(2 * np.cosh(0.7)), rtol=1e-10)
 
 
+def test_strings_are_counted_without_listing_them():
+    law = discrete.Strings(5, 1, temperature=0.5, penalty=1.5)
+    states = discrete.all_states(5, 5)
+    log_f, value, lone = jax.jit(jax.vmap(lambda x: (law(x), law.value(x), law.lone(x))))(jnp.asarray(states))
+    np.testing.assert_allclose(law.log_evidence(), np.log(np.exp(np.asarray(log_f, float)).sum()), rtol=1e-6)
+    values, counts = law.counts()
+    found = np.zeros(counts.shape)
+    np.add.at(found, (np.asarray(value) - values[0], np.asarray(lone)), 1)
+    np.testing.assert_array_equal(counts, found)
+    np.testing.assert_allclose(law.law().sum(), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "lone"), [("C(N)O", -2, 0), ("()))(", 0, 3), (")CC((", 2, 3), ("((C))", 1, 0)]
+)
+def test_a_string_by_hand(text, value, lone):
+    law = discrete.Strings(5, 4, penalty=3.0)
+    x = jnp.array(["CNO()".index(letter) for letter in text])
+    assert law.text(x) == text and (int(law.value(x)), int(law.lone(x))) == (value, lone)
+    assert float(law(x)) == -abs(value - 4) - 3 * lone
+
+
 def log_marginal_errors(model, law, n=100):
     """Gaps of m, less its value for the empty set, to the exact log marginals of random parts of typical states."""
     states = jnp.asarray(discrete.all_states(law.length, 2))
@@ -307,6 +329,15 @@ def test_the_second_stage_leaves_the_conditionals_alone(key):
     assert any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(kept.marginal))
 
 
+def test_the_second_stage_starts_from_the_layers_of_the_conditionals(key):
+    trunk = randomised(small(key), key).trunk
+    warm, other = trunk.warmed().marginal, trunk.conditional
+    assert all((a == b).all() for a, b in zip(jax.tree.leaves(warm.layers), jax.tree.leaves(other.layers)))
+    assert (warm.input.weight == other.input.weight).all()
+    assert (warm.output.weight == trunk.marginal.output.weight).all()
+    assert not (warm.input.weight == trunk.marginal.input.weight).any()
+
+
 def test_order_consistency_of_one_shift(model, key):
     """With every m too large by a, the mean of a^2 / d over d = 1 .. L is left; without, nothing."""
     x, root = jnp.array([2, 0, 1, 1]), float(jnp.log(WEIGHTS.sum()))
@@ -374,6 +405,10 @@ def test_other_bad_input_is_refused(key):
         discrete.all_states(30, 2)
     with pytest.raises(InputError, match="at least"):
         Ising((1, 4))
+    with pytest.raises(InputError, match="one whole number for each letter"):
+        discrete.Strings(4, letters="CN")
+    with pytest.raises(InputError, match="temperature must be positive"):
+        discrete.Strings(4, temperature=0)
     with pytest.raises(InputError, match="at most 11"):
         Ising((12, 12)).log_evidence()
     with pytest.raises(InputError, match="length"):

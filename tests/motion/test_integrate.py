@@ -253,7 +253,7 @@ def test_jit_equals_eager_and_vmap_equals_loop():
     assert jnp.allclose(compiled, loop[0], atol=1e-6)
 
 
-def test_many_rows_of_width_three():
+def test_many_rows_of_width_three(optimised):
     """Compilers have been wrong at such sizes. Two steps of Heun on x' = -x multiply by (1 - h + h²/2)²."""
     x = jr.normal(jr.key(2), (16_385, 3))
     run = jax.vmap(lambda x: integrate(FunctionLaw(decay), x, [0.0, 0.5], method="heun", dt=0.25).states[-1])

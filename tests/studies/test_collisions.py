@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from unoptimised import unoptimised
 
 from kinema import simulate, verify
 from kinema.errors import InputError
@@ -16,8 +15,7 @@ from kinema.studies.collisions_job import _fill
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("collisions")
-    with unoptimised():
-        demo(where, preset="smoke")
+    demo(where, preset="smoke")
     return where
 
 

@@ -2,7 +2,6 @@
 
 import jax.random as jr
 import numpy as np
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.generate import train
@@ -18,7 +17,6 @@ def test_digits_from_a_plain_file_are_recognised(tmp_path):
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("digits", "smoke")
+    evidence = studies.run("digits", "smoke")
     assert [metric.name for metric in evidence.metrics][:2] == ["recognised", "recognised, guidance 2"]
     assert len(evidence.figures) == 2

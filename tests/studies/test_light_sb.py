@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from conftest import assert_within_error
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.generate.bridges import LightBridge, conditional_bures_uvp
@@ -13,8 +12,7 @@ from kinema.studies import light_sb_branching, light_sb_pairs
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("light-sb", "smoke")
+    evidence = studies.run("light-sb", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     values = {metric.name: metric.measured.mean for metric in evidence.metrics}
     assert np.isfinite(list(values.values())).all()

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.studies import mr_diffusion_exact as exact
@@ -10,8 +9,7 @@ from kinema.studies import mr_diffusion_pictures as pictures
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("mr-diffusion", "smoke")
+    evidence = studies.run("mr-diffusion", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert [picture.name for picture in evidence.figures] == ["calls", "restored"]
     assert all(np.isfinite(metric.values).all() for metric in evidence.metrics)

@@ -1,7 +1,6 @@
 """The study runs on a path from noise and on one between two sets."""
 
 import numpy as np
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.generate import PATHS
@@ -9,8 +8,7 @@ from kinema.studies import path_core
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("path-core", "smoke")
+    evidence = studies.run("path-core", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert evidence.metrics[0].measured.mean < 1e-12
     assert len(evidence.tables[0].rows) == 2 and np.isfinite(evidence.metrics[1].values).all()

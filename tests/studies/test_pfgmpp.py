@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.generate import Generator, MixturePosterior, PoissonFlow, bind, sample
@@ -15,8 +14,7 @@ from kinema.studies.pfgmpp_digits import ExactDenoiser, disturbed, halves, round
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("pfgmpp", "smoke")
+    evidence = studies.run("pfgmpp", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert [picture.name for picture in evidence.figures] == ["robustness", "disturbed"]
     assert all(np.isfinite(metric.values).all() for metric in evidence.metrics)

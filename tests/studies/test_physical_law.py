@@ -2,7 +2,6 @@
 
 import jax.random as jr
 import numpy as np
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.studies.physical_law import constant_velocity, film, made_velocity, measured, positions
@@ -25,7 +24,6 @@ def test_the_law_itself_errs_nowhere():
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("physical-law-testbed", "smoke")
+    evidence = studies.run("physical-law-testbed", "smoke")
     names = [metric.name for metric in evidence.metrics]
     assert "balls reversed, mirrored copies seen" in names and len(evidence.figures) == 2

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.generate import VE, MixturePosterior, sample
@@ -13,8 +12,7 @@ from kinema.studies.score_sde_mixture import langevin, probability_flow
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("score-sde", "smoke")
+    evidence = studies.run("score-sde", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     values = {metric.name: metric.measured.mean for metric in evidence.metrics}
     assert values["error of the exact log-likelihood, worst path"] < 1e-3

@@ -13,7 +13,7 @@ def test_smoke():
     with unoptimised():
         evidence = studies.run("stochastic-interpolants", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
-    assert [picture.name for picture in evidence.figures] == ["divergence", "learnt"]
+    assert [picture.name for picture in evidence.figures] == ["divergence", "learnt", "bridge", "digits"]
     assert all(np.isfinite(metric.values).all() for metric in evidence.metrics)
 
 

@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = attach(
         "fitting": ["BridgeFit", "fit_light_bridge"],
         "quality": ["conditional_bures_uvp", "plan_gap"],
         "estimator": ["LightBridgeEstimator"],
+        "optimal_interpolant": ["InterpolantFit", "OptimalInterpolant", "fit_optimal_interpolant"],
     },
 )

@@ -92,7 +92,7 @@ def fit_light_bridge(
 
     Reference: Korotin, Gushchin & Burnaev, 2024.
     """
-    x0, x1 = _sides(x0, x1)
+    x0, x1 = check_sides(x0, x1)
     _check(check_eps(eps), components, covariance, steps, batch_size, rate, validation, anneal_from)
     key_split, key_guess, key_rows = jr.split(key, 3)
     origins = np.stack([side.mean(0, np.float64) for side in (x0, x1)])
@@ -208,7 +208,12 @@ def _falling(first: float, last: float, steps: int) -> np.ndarray:
     return np.where(share < 1, first * (last / first) ** share, last)
 
 
-def _sides(x0: Any, x1: Any) -> tuple[np.ndarray, np.ndarray]:
+def check_sides(x0: Any, x1: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides as arrays `(n, d)`, in single precision at least.
+
+    Raises:
+        InputError: another shape, sides of other dimension, or a row that is not finite.
+    """
     sides = []
     for name, side in (("x0", x0), ("x1", x1)):
         side = np.asarray(side)

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = attach(
         "energy": ["EnergyFit", "energy_loss", "fit_energy"],
         "likelihood": ["MarginalFit", "fit_marginals"],
         "ising": ["Ising"],
+        "strings": ["Strings"],
         "enumeration": ["all_states", "log_marginal_of_table", "order_table"],
     },
 )

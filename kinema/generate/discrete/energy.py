@@ -68,10 +68,10 @@ def energy_loss(
     values, root = jax.vmap(log_f)(chains), model.log_evidence()
     metrics = {"log_evidence": root, "log_f": values.mean()}
     if mode == "anchored":
-        gap = _gap(model, chains, keys, counts, values)
-        last = _gap(model, chains, keys, jnp.full_like(counts, model.length - 1), values)
+        counts = jnp.stack([counts, jnp.full_like(counts, model.length - 1)])
+        gap, last = _gaps(model, chains, keys, counts, values).mean(1)
         return gap + leaf_weight * last, metrics | {"consistency": gap}
-    gap = _gap(model, chains, keys, counts, None)
+    gap = _gaps(model, chains, keys, counts[None], None).mean()
     m = jax.vmap(model.log_marginal, (0, None))(chains, jnp.ones(model.length, bool))
     signal = jax.lax.stop_gradient(m - values)
     signal = (signal - signal.mean()) / (signal.std() + 1e-6)
@@ -157,11 +157,13 @@ def fit_energy(
     return EnergyFit(eqx.combine(state.params, static), eqx.combine(state.ema, static), x, recorder.history())
 
 
-def _gap(model: MarginalModel, chains, keys, counts, leaves) -> Float[Array, ""]:
+def _gaps(model: MarginalModel, chains, keys, counts: Int[Array, "m n"], leaves) -> Float[Array, "m n"]:
+    """Squared gaps of m equations along each chain."""
+
     def one(x, key, count, leaf):
         return self_consistency_loss(model, x, key, leaf, count=count)
 
-    return jax.vmap(one)(chains, keys, counts, leaves).mean()
+    return jax.vmap(jax.vmap(one), (None, None, 0, None))(chains, keys, counts, leaves)
 
 
 class _Objective(eqx.Module):

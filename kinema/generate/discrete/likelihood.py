@@ -1,6 +1,7 @@
 """A marginalization model of data, in two stages: c by maximum likelihood in random orders, then m to agree with it.
 
-In the second stage c stands still, so that samples of it can be drawn once: m is fitted half on data, half on these.
+In the second stage c stands still, so that samples of it can be drawn once: m is fitted half on data, half on these. It
+starts from the hidden layers of c, which have learnt what matters in x already.
 
 Reference: Liu, Ramadge & Adams, ICML 2024.
 """
@@ -62,7 +63,8 @@ def fit_marginals(
     """Learn the marginals of the law of `x`: `steps` steps for c on `batch_size` rows, and as many for m on an eighth
     of them, each along a whole order.
 
-    The two must be separate networks, as in `MarginalMLP`: what they shared would move in the second stage.
+    The two must be separate networks, as in `MarginalMLP`: what they shared would move in the second stage. A trunk
+    with a method `warmed()` begins that stage as what it returns: m with the hidden layers of c.
 
     >>> import jax.numpy as jnp
     >>> from kinema.generate.discrete import MarginalMLP
@@ -87,11 +89,17 @@ def fit_marginals(
     key_first, key_draw, key_second = jr.split(key, 3)
     shared = {"optimizer": optimizer, "steps": steps, "batch_size": batch_size, "progress": progress}
     first = learn.fit(model, any_order, values, key=key_first, **shared)
+    start = _warmed(first.ema)
     drawn = _draw(first.ema, jr.split(key_draw, len(values))).astype(values.dtype)
     both = np.concatenate([values, np.asarray(drawn)])
     shared["batch_size"] = -(-batch_size // ORDERED)
-    second = learn.fit(first.ema, consistency, both, key=key_second, **shared)
+    second = learn.fit(start, consistency, both, key=key_second, **shared)
     return MarginalFit(second.ema, first.history, second.history)
+
+
+def _warmed(model: MarginalModel) -> MarginalModel:
+    warmed = getattr(model.trunk, "warmed", None)
+    return model if warmed is None else eqx.tree_at(lambda m: m.trunk, model, warmed())
 
 
 @eqx.filter_jit

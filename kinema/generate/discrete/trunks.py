@@ -32,6 +32,11 @@ class MarginalMLP(eqx.Module):
         flat = x.reshape(-1)
         return self.marginal(flat)[0], self.conditional(flat).reshape(len(x), -1)
 
+    def warmed(self) -> "MarginalMLP":
+        """The same trunk, the log marginal's hidden layers like those of the conditionals."""
+        hidden = self.conditional.input, self.conditional.layers
+        return eqx.tree_at(lambda trunk: (trunk.marginal.input, trunk.marginal.layers), self, hidden)
+
 
 class Perceptron(eqx.Module):
     """The perceptron of `MarginalMLP`."""

@@ -1,6 +1,7 @@
 """What generators are trained to minimise."""
 
 from kinema.generate.objective.denoising import Denoising, edm, flow_matching
+from kinema.generate.objective.fokker_planck import FokkerPlanck, LogUniformNoise
 from kinema.generate.objective.interpolating import COUPLINGS, Interpolating
 from kinema.generate.objective.weighting import TIMES, WEIGHTINGS, LogitNormal, LogNormalNoise, Uniform, capped
 
@@ -9,8 +10,10 @@ __all__ = [
     "TIMES",
     "WEIGHTINGS",
     "Denoising",
+    "FokkerPlanck",
     "Interpolating",
     "LogNormalNoise",
+    "LogUniformNoise",
     "LogitNormal",
     "Uniform",
     "capped",

@@ -44,6 +44,7 @@ def optimal_transport(key, x0: PyTree, x1: PyTree) -> Int[Array, " n"]:
 
 
 COUPLINGS = {"paired": paired, "independent": independent, "optimal-transport": optimal_transport}
+"""(key, x0, x1) -> the row of x0 for every row of x1, by name."""
 
 
 class Interpolating(eqx.Module):

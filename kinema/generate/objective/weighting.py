@@ -59,6 +59,7 @@ WEIGHTINGS: dict[str, Callable[[Moments, float], Array]] = {
     "likelihood": likelihood,
     "min-snr": min_snr,
 }
+"""(moments, sigma_data) -> w(t), by name; the module's table says what each equals."""
 
 
 class Uniform(eqx.Module):
@@ -90,6 +91,7 @@ class LogNormalNoise(eqx.Module):
 
 
 TIMES = {"uniform": Uniform(), "logit-normal": LogitNormal(), "log-normal-noise": LogNormalNoise()}
+"""(path, quantile) -> t, laws of training times by name."""
 
 
 def stratified_times(times: Callable, path: Path, key, n: int) -> Float[Array, " n"]:

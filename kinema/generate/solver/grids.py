@@ -24,7 +24,7 @@ class Grid:
 
     Raises:
         InputError: vectors of different lengths, fewer than 2 times, values that are not finite, times that do not
-            increase, s = 0 before the end.
+            increase, negative s, a clean step from s = 0.
     """
 
     times: np.ndarray
@@ -46,11 +46,11 @@ class Grid:
         if len(self.times) < 2:
             raise InputError(f"a grid needs at least 2 times, got {len(self.times)}")
         check_increasing("times", self.times[:-1] if self.clean else self.times)
-        if (self.s[:-1] <= 0).any():
-            i = int(np.argmax(self.s[:-1] <= 0))
-            raise InputError(
-                f"the noise may vanish only at the last time, got s={self.s[i]} at times[{i}]={self.times[i]}"
-            )
+        if (self.s < 0).any():
+            i = int(np.argmax(self.s < 0))
+            raise InputError(f"s must not be negative, got s[{i}]={self.s[i]}")
+        if self.clean and self.s[-2] == 0:
+            raise InputError(f"there is no noise left at times[-2]={self.times[-2]} for a clean last step to remove")
 
     @property
     def steps(self) -> int:
@@ -219,6 +219,7 @@ def discrete(
 
 
 GRIDS = {"uniform-time": uniform_time, "polynomial": polynomial, "log-snr": log_snr, "karras": karras}
+"""Time grids by name, each (path, steps, ...) -> `Grid`."""
 
 
 def check_count(name: str, value: int):

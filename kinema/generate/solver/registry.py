@@ -8,9 +8,11 @@ from typing import Any
 
 from kinema.errors import InputError, choose, unknown
 from kinema.generate.solver.adams import adams
+from kinema.generate.solver.dpm_solver_v3 import dpm_solver_v3
 from kinema.generate.solver.exponential import deis, dpmpp, euler
 from kinema.generate.solver.grids import GRIDS, Grid, check_count
 from kinema.generate.solver.langevin import predictor_corrector
+from kinema.generate.solver.momentum import ghvb, heavy_ball, nesterov
 from kinema.generate.solver.plan import Plan
 from kinema.generate.solver.runge_kutta import churn, heun, restart
 from kinema.generate.solver.stochastic import ancestral, euler_maruyama, reverse_diffusion
@@ -54,15 +56,20 @@ SOLVERS: dict[str, Named] = {
     "restart": Named(restart, empty=VELOCITY),
     "plms": Named(adams, {"variable": False}, empty=VELOCITY),
     "lms": Named(adams, {"variable": True}, empty=VELOCITY),
+    "ghvb": Named(ghvb, empty=VELOCITY),
+    "hb": Named(heavy_ball, empty=VELOCITY),
+    "nesterov": Named(nesterov, empty=VELOCITY),
     "deis": Named(deis, empty_grid="log-snr"),
     "dpmpp-2m": Named(dpmpp, {"order": 2}),
     "dpmpp-3m": Named(dpmpp, {"order": 3}),
     "sde-dpmpp-2m": Named(dpmpp, {"order": 2, "eta": 1.0}),
     "unipc": Named(unipc),
+    "dpm-solver-v3": Named(dpm_solver_v3, grid="log-snr", empty_grid="log-snr"),
     "reverse-diffusion": Named(reverse_diffusion, empty_grid="log-snr"),
     "euler-maruyama": Named(euler_maruyama, empty_grid="log-snr"),
     "predictor-corrector": Named(corrected),
 }
+"""What `make` makes a plan of, by name."""
 
 
 def make(name: str, path, steps: int | None = None, grid: Grid | str | None = None, **options) -> Plan:
