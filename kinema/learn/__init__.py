@@ -14,5 +14,7 @@ __getattr__, __dir__, __all__ = attach(
         "probe": ["Probe"],
         "history": ["History", "ProbeRecord"],
         "optimizer": ["adam"],
+        "sparse": ["Formula", "Front", "Library", "discover"],
+        "trajectories": ["SlopeLoss", "TrajectoryLoss", "slopes", "windows"],
     },
 )

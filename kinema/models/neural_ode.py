@@ -97,7 +97,7 @@ class NeuralODE(eqx.Module):
         return hidden if self.physics is None else self.physics(t, x, args) + hidden
 
 
-class Scaled(eqx.Module):
+class ScaledField(eqx.Module):
     """`field` between standardised numbers: outputs times `output`, inputs (x - mean) / deviation. Scales never learn.
 
     Raises:

@@ -69,7 +69,7 @@ def guided_mixture(n: int, key) -> tuple[ClassMixture, Float[Array, "n d"], Int[
     path = ScaledLinear(jnp.asarray(np.cumsum(np.log1p(-BETAS)), jnp.float32))
     classes = jnp.arange(CLASSES * COMPONENTS) // COMPONENTS
     return (
-        ClassMixture(path, MixturePosterior(path, means, STD**2), classes),
+        ClassMixture(path=path, mixture=MixturePosterior(path, means, STD**2), classes=classes),
         jr.normal(key_start, (n, DIM)),
         jnp.arange(n) % 4,
     )

@@ -61,7 +61,7 @@ SIZES = {
     "masked-diffusion-fhs",
     "Zheng et al., 2024, arXiv 2409.02908",
     "A masked diffusion needs no time: revealing one variable a call draws from the exact law in as many calls as "
-    "variables, where ancestral sampling needs many more; and drawing values apart from staying masked keeps the "
+    "variables, where ancestral sampling needs many more steps; and drawing values apart from staying masked keeps the "
     "temperature at 1, which float32 lowers.",
     title="Masked diffusion, first hitting",
     stage="generate",
@@ -80,10 +80,10 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
                 [one.sampled["first_hitting", 4] for one in exact],
                 0.011,
                 baseline=[one.sampled["ancestral", 4] for one in exact],
-                against="ancestral, 4 calls",
+                against="ancestral, 4 steps",
             ),
             Metric("the same over the least that so many draws allow", [one.above_floor for one in exact], 1.25),
-            Metric("ancestral calls for an error below that least", [one.needed for one in exact], 32, ">="),
+            Metric("ancestral steps for an error below that least", [one.needed for one in exact], 32, ">="),
             Metric("bound of the exact network less the entropy", [one.bound_gap for one in exact], 1e-4, unit="nats"),
             Metric(
                 "effective temperature's distance from 1",
@@ -121,6 +121,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
         tables=[error_table(exact), temperature_table(laws, size.steps, draws), digits_table(digits, size.calls)],
         settings={
             "joint law": f"4 variables of 3 categories, Dirichlet(0.3), {size.draws} draws; total variation",
+            "ancestral": "cached: the same law, whose steps without an event cost no call",
             "tokens": f"Zipf(1) over {len(ZIPF)} categories, entropy {entropy(ZIPF):.4f} nats",
             "timed": f"one sequence of {size.timed[0]} tokens, {size.timed[1]} steps, no network, one process",
             "digits": f"8 x 8, four grey levels, perceptron {size.digits[0]} x {size.digits[1]}, "
@@ -136,7 +137,7 @@ def error_table(found: list[Exactness]) -> Table:
         for how, calls in found[0].sampled
     ]
     floor = ("as many independent draws", None, Spread.of(one.floor for one in found), 0.0)
-    return Table("Distance to a joint law", ("sampler", "calls", "measured", "by enumeration"), [*rows, floor])
+    return Table("Distance to a joint law", ("sampler", "steps", "measured", "by enumeration"), [*rows, floor])
 
 
 def temperature_table(laws: dict[tuple[int, int], Law], steps: tuple[int, ...], draws: list[Draws]) -> Table:

@@ -24,15 +24,15 @@ def error_picture(found: list[Exactness]) -> Picture:
             axes.plot(calls, values, MARKERS[i], color=SERIES_LIGHT[i], ms=size, label=how.replace("_", " "), zorder=3)
         floor = np.mean([one.floor for one in found])
         axes.axhline(floor, color=LIGHT["soft"], lw=1.2, ls=(0, (4, 3)))
-        axes.text(5, 0.93 * floor, "independent draws of the law itself", va="top", color=LIGHT["soft"], size=9)
-        axes.set(xscale="log", yscale="log", xlabel="calls of the network", ylabel="distance to the law")
+        axes.text(5, 0.93 * floor, "independent draws of it", va="top", color=LIGHT["soft"], size=9)
+        axes.set(xscale="log", yscale="log", xlabel="steps", ylabel="distance to the law")
         axes.set(xlim=(0.9, 300), ylim=(0.6 * floor, 0.8))
         axes.set_xticks([1, 4, 16, 64, 256], ["1", "4", "16", "64", "256"])
         axes.set_yticks([0.01, 0.03, 0.1, 0.3], ["0.01", "0.03", "0.1", "0.3"])
         axes.minorticks_off()
         axes.legend()
-    alt = "Total variation to a joint law of four variables against calls: first hitting lies at the least in four"
-    return Picture("calls", figure, alt, "Points are draws, the line is the ancestral sampler's exact law.")
+    alt = "Total variation to a joint law of four variables against steps: first hitting lies at the least in four"
+    return Picture("steps", figure, alt, "Points are draws, the line is the ancestral sampler's exact law.")
 
 
 def temperature_picture(laws: dict[tuple[int, int], Law], steps: tuple[int, ...], draws: list[Draws]) -> Picture:

@@ -18,7 +18,7 @@ from kinema.studies import masked_diffusion_toys as toys
 def test_smoke():
     evidence = studies.run("masked-diffusion-fhs", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
-    assert [figure.name for figure in evidence.figures] == ["calls", "temperature", "reveal", "digits"]
+    assert [figure.name for figure in evidence.figures] == ["steps", "temperature", "reveal", "digits"]
     values = {metric.name: metric.measured.mean for metric in evidence.metrics}
     assert 0.5 < values["the same over the least that so many draws allow"] < 1.5
     assert values["bound of the exact network less the entropy"] < 1e-5

@@ -20,6 +20,11 @@ __getattr__, __dir__, __all__ = attach(
         "likelihood": ["MarginalFit", "fit_marginals"],
         "ising": ["Ising"],
         "strings": ["Strings"],
+        "masking": ["MaskedModel", "MaskedPath", "masked_loss", "masked_nelbo"],
+        "masked_networks": ["masked_mlp", "masked_transformer"],
+        "masked_exact": ["ancestral_law", "parallel_law", "table_model"],
+        "first_hitting": ["sample_masked"],
+        "truncation": ["effective_temperature", "one_stage_law", "truncated_law", "unigram_entropy"],
         "enumeration": ["all_states", "log_marginal_of_table", "order_table"],
     },
 )

@@ -25,7 +25,7 @@ from kinema.generate.discrete.marginalization import (
     spread_counts,
 )
 
-ORDERED = 8  # a row of the second stage costs many calls, one of the first only one
+ORDERED = 4  # a row of the second stage costs many calls, one of the first only one
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def fit_marginals(
     batch_size: int = 128,
     progress: bool = True,
 ) -> MarginalFit:
-    """Learn the marginals of the law of `x`: `steps` steps for c on `batch_size` rows, and as many for m on an eighth
+    """Learn the marginals of the law of `x`: `steps` steps for c on `batch_size` rows, and as many for m on a quarter
     of them, each along a whole order.
 
     The two must be separate networks, as in `MarginalMLP`: what they shared would move in the second stage. A trunk
