@@ -31,8 +31,8 @@ class SlopeLoss(eqx.Module):
 class TrajectoryLoss(eqx.Module):
     """Mean of ((solve - x) / scale)² over rows {"ts": (frames,), "x": (frames, d)}, each solved from its first frame.
 
-    Frames with NaN (not observed) do not count; the first must be complete. `method`, `dt` and `adjoint` as for
-    `integrate`; the step is fixed.
+    Numbers that are False in an optional "seen" of the shape of "x" do not count; the first frame counts always.
+    `windows` makes such rows. `method`, `dt` and `adjoint` as for `integrate`; the step is fixed.
     """
 
     scale: tuple[float, ...] = eqx.field(static=True, converter=lambda x: tuple(map(float, np.atleast_1d(x))))
@@ -42,15 +42,14 @@ class TrajectoryLoss(eqx.Module):
     max_steps: int = eqx.field(static=True, default=1024)
 
     def __call__(self, law: Law, batch: PyTree, key: Any = None) -> tuple[Array, dict[str, Array]]:
-        def one(ts, x):
+        def one(ts, x, seen):
             solved = integrate(
                 law, x[0], ts, method=self.method, dt=self.dt, adjoint=self.adjoint, max_steps=self.max_steps
             ).states
-            seen = jnp.isfinite(x)
-            gaps = jnp.where(seen, solved - jnp.where(seen, x, 0), 0) / jnp.asarray(self.scale, x.dtype)
+            gaps = jnp.where(seen, solved - x, 0) / jnp.asarray(self.scale, x.dtype)
             return jnp.sum(gaps[1:] ** 2), jnp.sum(seen[1:])
 
-        total, count = jax.vmap(one)(batch["ts"], batch["x"])
+        total, count = jax.vmap(one)(batch["ts"], batch["x"], seen_in(batch))
         return total.sum() / jnp.maximum(count.sum(), 1), {}
 
 
@@ -75,16 +74,18 @@ def slopes(ts: Any, x: Any) -> dict[str, Float[Array, "..."]]:
     return {name: jnp.asarray(value, float) for name, value in rows.items()}
 
 
-def windows(ts: Any, x: Any, length: int, *, stride: int = 1) -> dict[str, Float[Array, "..."]]:
+def windows(ts: Any, x: Any, length: int, *, stride: int = 1) -> dict[str, Array]:
     """Rows {"ts": (m, length), "x": (m, length, d)} of `length` frames, a new one every `stride` frames.
 
-    Times begin at 0 in none of them: a law may depend on time.
+    Times are those of the series, since a law may depend on time. Numbers that are NaN were not observed: they become 0,
+    "seen" tells, and windows with an incomplete first frame are left out.
 
     >>> {name: value.shape for name, value in windows(jnp.arange(5.0), jnp.ones((2, 5, 3)), 3).items()}
     {'ts': (6, 3), 'x': (6, 3, 3)}
 
     Raises:
-        InputError: shapes do not fit, ts not increasing, length not within 2..frames, stride < 1.
+        InputError: shapes do not fit, ts not increasing, length not within 2..frames, stride < 1; no window begins
+            with a complete frame.
     """
     ts, x = _series(ts, x)
     if not 2 <= length <= len(ts) or stride < 1:
@@ -92,10 +93,20 @@ def windows(ts: Any, x: Any, length: int, *, stride: int = 1) -> dict[str, Float
     starts = range(0, len(ts) - length + 1, stride)
     times = np.stack([ts[s : s + length] for s in starts])
     parts = np.stack([x[:, s : s + length] for s in starts], 1)
-    return {
-        "ts": jnp.asarray(np.tile(times, (len(x), 1)), float),
-        "x": jnp.asarray(parts.reshape(-1, length, x.shape[-1]), float),
-    }
+    parts, times = parts.reshape(-1, length, x.shape[-1]), np.tile(times, (len(x), 1))
+    seen = np.isfinite(parts)
+    if seen.all():
+        return {"ts": jnp.asarray(times, float), "x": jnp.asarray(parts, float)}
+    able = seen[:, 0].all(-1)
+    if not able.any():
+        raise InputError("no window begins with a frame that was observed in every number")
+    kept = {"ts": times, "x": np.where(seen, parts, 0)}
+    return {name: jnp.asarray(value[able], float) for name, value in kept.items()} | {"seen": jnp.asarray(seen[able])}
+
+
+def seen_in(batch: PyTree) -> Array:
+    """Which numbers of "x" count: "seen" of the batch, or all."""
+    return batch["seen"] if "seen" in batch else jnp.ones(batch["x"].shape, bool)
 
 
 def _series(ts, x):

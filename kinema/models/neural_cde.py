@@ -42,7 +42,7 @@ class ControlPath(eqx.Module):
 
 def make_path(
     ts: Float[Array, " frames"],
-    values: Float[Array, "frames features"],
+    values: Float[Array, "..."],
     mask: Any = None,
     *,
     scheme: str = "hermite",

@@ -69,16 +69,17 @@ def lattice_picture(
     lattices: Mapping[str, Sequence[Lattice]], by_order: Sequence[Autoregressive], sites: float, cost: float
 ) -> Picture:
     """KL against training; a step of the autoregressive model counts `cost` steps."""
-    runs = {name: (rows[0].steps, rows) for name, rows in lattices.items()}
-    runs[BY_ORDER] = (cost * by_order[0].steps, by_order)
-    with house(4.8, 3.0) as (figure, axes):
-        for i, (name, (steps, rows)) in enumerate(runs.items()):
+    runs = [(name, rows[0].steps, rows) for name, rows in lattices.items()]
+    runs = [*runs, (BY_ORDER, cost * by_order[0].steps, by_order)]
+    with house(4.8, 3.3) as (figure, axes):
+        for i, (name, steps, rows) in enumerate(runs):
             kl = np.array([one.kl for one in rows])
             axes.fill_between(steps, kl.min(0), kl.max(0), color=SERIES_LIGHT[i], alpha=0.15, lw=0)
             axes.plot(steps, kl.mean(0), color=SERIES_LIGHT[i], marker=MARKERS[i], label=name)
         axes.axhline(sites, color=LIGHT["soft"], lw=1.2, ls=(0, (4, 3)), label=SITES)
         axes.set(yscale="log", xlabel="steps, or their cost in network calls", ylabel="KL to the law, nats")
-        axes.legend()
+        axes.yaxis.set_major_formatter("{x:g}")
+        figure.legend(loc="outside upper center", ncols=2)
     alt = "Kullback-Leibler divergence of the sampled law to the lattice's law against training, by method"
     return Picture("lattice", figure, alt, "Mean over seeds and range; equal networks, batches, rates and calls.")
 
@@ -135,6 +136,6 @@ def strings_picture(law: Strings, found: Sequence[Written]) -> Picture:
         text = "\n".join(found[0].examples[:5])
         axes.text(0.02, 0.95, text, transform=axes.transAxes, va="top", family="monospace", size=9)
         axes.set(xlabel="value of the string", ylabel="probability")
-        axes.legend(loc="upper right")
+        axes.legend(loc="center left")
     alt = "Probability of each value of a string, exact and of samples, and five strings drawn"
     return Picture("strings", figure, alt, "Mean over seeds and range; strings of the first seed.")

@@ -36,9 +36,10 @@ def noise_picture(
             style = {"ls": "", "marker": MARKERS[3], "mfc": "none", "color": SERIES_LIGHT[1]}
             axes.plot([0, recommended], wide.mean(0), **style, label="wide start")
             axes.set_xticks(places, [f"{noise:.2g}" for noise in noises[dim]])
-            axes.set(title=NAMES[dim], xlabel="noise added to the data", ylim=(0, None))
-        panels[0].set_ylabel("W1 to the true law")
-        panels[0].legend()
+            axes.set(title=NAMES[dim], xlabel="noise added to the data")
+        panels[0].set(ylabel="W1 to the true law")
+        panels[0].set_ylim(bottom=0)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     alt = "Distance to the true law against the noise added to the data, for a curve and a sheet"
     words = f"{samples} samples, noise in their standard deviations; mean over seeds and range."
     return Picture("noise", figure, alt, words)

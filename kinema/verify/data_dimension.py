@@ -4,7 +4,7 @@
 |-----------|---------------------------------------------------------------|----------------------|
 | two-nn    | ratio of the distances to the second and the first neighbour  | Facco et al. 2017    |
 | mle       | distances to k neighbours, maximum likelihood                 | Levina & Bickel 2004 |
-| local-pca | principal components of k neighbours, until the largest gap   | Fukunaga & Olsen 1971|
+| local-pca | principal components of k neighbours, above 5% of the largest | Fukunaga & Olsen 1971|
 
 Samples of a model are data too: these estimates depend on its law alone, whatever its score does elsewhere.
 """
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from kinema.errors import InputError, choose
 
 CHUNK_NUMBERS = 2**22  # distances in one block
+LEAST = 0.05  # variance of a component that counts, as a share of the largest
 TRIMMED = 0.1  # share of the largest ratios that "two-nn" leaves out
 
 
@@ -76,8 +77,8 @@ def _two_nn(x, neighbours: int):
 def _mle(x, neighbours: int):
     _, far = _nearest(x, neighbours)
     logs = jnp.log(far[:, -1:] / far[:, :-1])
-    local = (neighbours - 2) / logs.sum(1)  # without bias; the mean of inverses is that of the inverse mean
-    return DataDimension((neighbours - 2) / logs.sum(1).mean(), local)
+    local = (neighbours - 2) / logs.sum(1)  # k - 2: without bias; of a mean of many sums k - 1 is
+    return DataDimension((neighbours - 1) / logs.sum(1).mean(), local)
 
 
 @eqx.filter_jit
@@ -87,8 +88,7 @@ def _local_pca(x, neighbours: int):
     def one(near):
         points = x[near]
         values = jnp.linalg.svd(points - points.mean(0), compute_uv=False) ** 2
-        values = jnp.append(values, 0.0) / values[0] + 1e-6  # what is below counts as nothing
-        return (1 + jnp.argmax(values[:-1] / values[1:])).astype(x.dtype)
+        return jnp.sum(values > LEAST * values[0]).astype(x.dtype)
 
     local = jax.lax.map(one, rows, batch_size=1024)
     return DataDimension(local.mean(), local)

@@ -25,9 +25,11 @@ from jaxtyping import Array, Bool, Float
 from kinema.errors import InputError, choose
 from kinema.generate.generator import AbstractGenerator
 from kinema.verify.conservative import MOST_EXACT, asymmetry
+from kinema.verify.stepping import runge_kutta
 
 SLOPE = 0.5  # singular values that fall with less than this power of sigma do not shrink
 MOST_ASYMMETRY = 0.05
+SPARE = 40  # scores around a point beside the published 4 d: too few for small d
 NARROWER = 1.5  # ratio of the two noise levels between which log p is compared
 
 
@@ -76,6 +78,8 @@ def intrinsic_dimension(
             f"method={method!r} takes {x.shape[1]} derivatives in each of {steps} steps, at most {MOST_EXACT} are taken;"
             " use 'flipd' or 'normal'"
         )
+    if method == "likelihood":
+        _check(gen, x, noise / NARROWER, most, steps)
     key_run, key_points, key_probes = jr.split(key, 3)
     dimension, at = run(gen, x, jnp.asarray(noise, x.dtype), jnp.asarray(most, x.dtype), steps, key_run)
     t = gen.path.time_of_log_snr(-jnp.log(jnp.asarray(noise)))
@@ -123,23 +127,6 @@ def _score(gen: AbstractGenerator, log_noise):
     return lambda y: a * gen(t, a * y).score
 
 
-def _runge_kutta(slope, state, log_from, log_to, steps: int):
-    step = (log_to - log_from) / steps
-
-    def body(i, state):
-        def at(share, k=None):
-            moved = state if k is None else jax.tree.map(lambda y, dy: y + share * step * dy, state, k)
-            return slope(log_from + (i + share) * step, moved)
-
-        k1 = at(0.0)
-        k2 = at(0.5, k1)
-        k3 = at(0.5, k2)
-        k4 = at(1.0, k3)
-        return jax.tree.map(lambda y, a, b, c, d: y + step / 6 * (a + 2 * b + 2 * c + d), state, k1, k2, k3, k4)
-
-    return jax.lax.fori_loop(0, steps, body, state)
-
-
 @eqx.filter_jit
 def _jacobians(gen, x, most, least, steps: int, levels: int, single: bool = False):
     d = x.shape[1]
@@ -154,7 +141,7 @@ def _jacobians(gen, x, most, least, steps: int, levels: int, single: bool = Fals
 
     def one(start):
         def body(state, ends):
-            state = _runge_kutta(slope, state, *ends, steps // levels)
+            state = runge_kutta(slope, state, *ends, steps // levels)
             return state, jnp.linalg.svd(state[1], compute_uv=False)
 
         (end, _), values = jax.lax.scan(body, (start, jnp.eye(d, dtype=x.dtype)), (edges[:-1], edges[1:]))
@@ -185,7 +172,7 @@ def _likelihood(gen, x, noise, most, steps: int, key):
         return -square * value, -square * jnp.trace(slopes)
 
     def log_density(y, least):
-        end, gain = _runge_kutta(slope, (y, jnp.zeros((), y.dtype)), jnp.log(least), jnp.log(most), steps)
+        end, gain = runge_kutta(slope, (y, jnp.zeros((), y.dtype)), jnp.log(least), jnp.log(most), steps)
         return gain - 0.5 * jnp.sum(end**2) / (most**2 + gen.sigma_data**2)
 
     def one(y):
@@ -205,7 +192,7 @@ def _normal(gen, x, noise, most, steps: int, key):
 
     def one(item):
         y, key = item
-        around = y + noise * jr.normal(key, (4 * d, d), y.dtype)
+        around = y + noise * jr.normal(key, (4 * d + SPARE, d), y.dtype)
         values = jnp.linalg.svd(jax.vmap(_score(gen, jnp.log(noise)))(around), compute_uv=False)
         return (d - 1 - jnp.argmax(values[:-1] - values[1:])).astype(y.dtype)
 

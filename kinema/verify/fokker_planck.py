@@ -28,6 +28,7 @@ from kinema.generate.generator import AbstractGenerator
 from kinema.generate.sampling import sample
 from kinema.generate.solver import ancestral, grids, heun
 from kinema.verify.distances import sliced_wasserstein
+from kinema.verify.stepping import runge_kutta
 
 
 class GapCertificate(NamedTuple):
@@ -161,19 +162,8 @@ def _carry(gen: AbstractGenerator, shape: tuple[int, ...], levels, keys, noise_l
         return mismatch.mean(), apart.max()
 
     def body(pair, ends):
-        here, there = ends
-        step, middle = there - here, 0.5 * (here + there)
-        move = jax.vmap(slope, in_axes=(None, 0))
-
-        def ahead(k, share):
-            return jax.tree.map(lambda y, dy: y + share * step * dy, pair, k)
-
-        k1 = move(here, pair)
-        k2 = move(middle, ahead(k1, 0.5))
-        k3 = move(middle, ahead(k2, 0.5))
-        k4 = move(there, ahead(k3, 1.0))
-        pair = jax.tree.map(lambda y, a, b, c, d: y + step / 6 * (a + 2 * b + 2 * c + d), pair, k1, k2, k3, k4)
-        return pair, seen(there, pair)
+        pair = runge_kutta(jax.vmap(slope, in_axes=(None, 0)), pair, *ends, 1)
+        return pair, seen(ends[1], pair)
 
     def begin(key):
         x = path.sample_source(key, jnp.zeros(shape, levels.dtype))

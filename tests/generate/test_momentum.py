@@ -228,6 +228,7 @@ def test_fallback_rows_are_those_of_a_fresh_start(build):
     [
         (lambda: solver.ghvb(PATH, UNEVEN, number=0.0), r"number must be in \(0, 5\], got 0"),
         (lambda: solver.heavy_ball(PATH, UNEVEN, number=5.1), "got 5.1"),
+        (lambda: solver.ghvb(PATH, UNEVEN, number=3.001), "at least 0.01 above a whole one, got 3.001"),
         (lambda: solver.nesterov(PATH, UNEVEN, number=float("nan")), "got nan"),
         (lambda: solver.ghvb(PATH, UNEVEN, extrapolates="data"), "'noise' or 'velocity', got 'data'"),
         (lambda: solver.ghvb(PATH, UNEVEN, start="rk"), "start must be"),

@@ -5,9 +5,9 @@ import pytest
 
 from kinema.errors import InputError
 from kinema.generate.mixtures import MixturePosterior
+from kinema.generate.momentum_choice import choose_momentum, stiffness
 from kinema.generate.path import VP, Bridge, Linear
 from kinema.generate.solver import ghvb, grids, number_for, real_interval
-from kinema.generate.momentum_choice import choose_momentum, stiffness
 
 PATH = VP()
 GRID = grids.log_snr(PATH, 4, low=-2.0, high=2.5, clean=False)

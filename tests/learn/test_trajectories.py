@@ -37,7 +37,8 @@ def test_the_rate_is_learnt_with_half_of_the_frames_missing():
     x = series(ts)
     x[0, 2::2] = np.nan
     x[1, 1::2] = np.nan
-    rows = {"ts": jnp.tile(jnp.asarray(ts, jnp.float32), (2, 1)), "x": jnp.asarray(x, jnp.float32)}
+    rows = windows(ts, x, 9)
+    assert rows["seen"].sum() == 5 + 5 and len(windows(ts, x, 3)["x"]) == 4 + 4
     model = NeuralODE(Decay(jnp.array(0.5)), physics=lambda t, x, args: 0.2 * x)
     fitted = learn.fit(
         model,

@@ -44,24 +44,22 @@ def variances(factor: float):
 
 def test_certificates_bound_the_gap_of_gaussian_laws(key):
     """Both laws are normal, with variances V: KL = (V / V' - 1 - log(V / V')) / 2, W2 = |V^(1/2) - V'^(1/2)|, in 1-d."""
-    wrong, exact = gaussian(0.8), gaussian(1.0)
+    wrong = gaussian(0.8)
     flow, noisy = variances(0.8)
-    certificate = gap_certificate(wrong, key=key, shape=(1,), n=256, steps=60, span=SPAN)
+    certificate = gap_certificate(wrong, key=key, shape=(1,), n=64, steps=40, span=SPAN)
     kl = 0.5 * (flow / noisy - 1 - np.log(flow / noisy))
     w2 = abs(np.sqrt(flow) - np.sqrt(noisy))
     assert w2 > 0.05
     assert kl <= certificate.kl <= 20 * kl
     assert w2 <= certificate.w2 <= 20 * w2
-    none = gap_certificate(exact, key=key, shape=(1,), n=64, steps=60, span=SPAN)
-    assert none.mismatch[0] > 0  # the source N(0, s^2) is not the marginal N(0, 1 + s^2)
-    assert certificate.mismatch.shape == certificate.log_snr.shape == (61,)
+    assert certificate.mismatch.shape == certificate.log_snr.shape == (41,)
 
 
 def test_sampled_gap_of_gaussian_laws(key):
-    wrong, n = gaussian(0.8), 8000
+    wrong, n = gaussian(0.8), 4000
     flow, noisy = variances(0.8)
-    found = ode_sde_gap(wrong, jr.normal(key, (n, 1)), key=key, steps=100, span=SPAN)
-    spread = np.sqrt(np.sqrt(flow * noisy) / n)
+    found = ode_sde_gap(wrong, jr.normal(key, (n, 1)), key=key, steps=60, span=SPAN, projections=1)
+    spread = np.sqrt(np.sqrt(flow * noisy) / (n // 2))
     assert_within_error(found.ode_sde, abs(np.sqrt(flow) - np.sqrt(noisy)), standard_error=spread)
     assert found.floor < found.sde_data < found.ode_data
 
@@ -69,15 +67,15 @@ def test_sampled_gap_of_gaussian_laws(key):
 def test_densities_on_a_grid(x64):
     """The noisy law and the flow of an exact mixture are its own marginal; mass is kept."""
     exact = MixturePosterior(VP(), [[-1.0], [0.1], [1.1]], [0.0625, 0.04, 0.09], [0.35, 0.2, 0.45])
-    path, span = exact.path, (-4.5, 2.0)
-    centres = (jnp.arange(400) + 0.5) / 400 * 10 - 5
+    path, span = exact.path, (-5.0, 2.0)
+    centres = (jnp.arange(300) + 0.5) / 30 - 5
     noisy = noisy_density(exact, centres, dim=1, steps=300, span=span)
     flow = flow_density(exact, centres, dim=1, span=span)
     t = path.time_of_log_snr(span[1])
     truth = jnp.exp(jax.vmap(lambda x: exact.log_prob(t, x))(centres[:, None]))
     assert abs(noisy.sum() - 1) < 1e-12 and noisy.min() >= 0
     assert grid_wasserstein(noisy, truth, centres) < 5e-3
-    assert grid_wasserstein(flow, truth, centres) < 1e-2  # a trace of the data, a = 0.011, is left in the source
+    assert grid_wasserstein(flow, truth, centres) < 1e-2  # a trace of the data, a = 0.007, is left in the source
 
 
 def test_distances_on_a_grid():

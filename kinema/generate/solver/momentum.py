@@ -28,6 +28,7 @@ from kinema.generate.solver.held import Held, interpolate
 from kinema.generate.solver.plan import HERE, Plan, assemble
 
 HIGHEST = 5
+LEAST = 0.01  # of b: weights grow as 1 / b, and rounding with them
 FORGOTTEN = 1e-6  # the share of a velocity's start that no longer matters, when fallback rows end
 
 Rule = Callable[[int, int], np.ndarray]
@@ -54,8 +55,8 @@ def ghvb(
         8
 
     Raises:
-        InputError: number not in (0, 5]; unknown `extrapolates` or `start`; the noise on a grid that starts where
-            a = 0.
+        InputError: a number that `split` refuses; unknown `extrapolates` or `start`; the noise on a grid that starts
+            where a = 0.
     """
     order, beta = split(number)
     name = f"ghvb-{number:g}"
@@ -106,8 +107,8 @@ def heavy_ball(
     begins with the first step of order 2.
 
     Raises:
-        InputError: number not in (0, 5], or not in (1, 2] on data; unknown `extrapolates`; the noise on a grid that
-            starts where a = 0.
+        InputError: a number that `split` refuses, or outside (1, 2] on data; unknown `extrapolates`; the noise on a
+            grid that starts where a = 0.
     """
     order, beta = split(number)
     if extrapolates == "data" and order != 2:
@@ -132,7 +133,7 @@ def nesterov(
     """Nesterov's momentum on Adams-Bashforth. `variable` as in `adams`.
 
     Raises:
-        InputError: number not in (0, 5]; unknown `extrapolates`; the noise on a grid that starts where a = 0.
+        InputError: a number that `split` refuses; unknown `extrapolates`; the noise on a grid that starts where a = 0.
     """
     order, beta = split(number)
     held = _held(path, grid, extrapolates)
@@ -157,12 +158,16 @@ def split(number: float | int) -> tuple[int, float]:
     """Order and b of a number: 3.8 is (4, 0.8), 3 is (3, 1).
 
     Raises:
-        InputError: number not in (0, 5].
+        InputError: number not in (0, 5], or less than 0.01 above a whole one.
     """
     if not 0 < number <= HIGHEST:
         raise InputError(f"number must be in (0, {HIGHEST}], got {number}")
     whole = math.floor(number)
-    return (whole, 1.0) if number == whole else (whole + 1, number - whole)
+    if number == whole:
+        return whole, 1.0
+    if number - whole < LEAST * (1 - 1e-9):
+        raise InputError(f"number must be whole or at least {LEAST} above a whole one, got {number}")
+    return whole + 1, number - whole
 
 
 def generalized_weights(order: int, beta: float) -> np.ndarray:
@@ -177,12 +182,12 @@ def generalized_weights(order: int, beta: float) -> np.ndarray:
 
 
 def number_for(stiffness: float) -> float:
-    """The largest number whose GHVB is stable on u' = l u for steps of |l d| = `stiffness` (l d < 0).
+    """The largest number, in hundredths, whose GHVB is stable on u' = l u for steps of |l d| = `stiffness` (l d < 0).
 
     The bounds on the real axis join from order to order: 2 (2 - b) / b, 2 - b, 6 (2 - b) / (12 - b),
-    3 (2 - b) / (11 - b) for orders 1 to 4. At most 4.
+    3 (2 - b) / (11 - b) for orders 1 to 4. At least 0.01, at most 4.
 
-    >>> number_for(0.1), number_for(1.0), round(number_for(3.0), 3)
+    >>> number_for(0.1), number_for(1.0), number_for(3.0)
     (4.0, 2.0, 0.8)
 
     Raises:
@@ -192,12 +197,14 @@ def number_for(stiffness: float) -> float:
     if not (math.isfinite(z) and z >= 0):
         raise InputError(f"stiffness must be a finite number, not negative, got {stiffness}")
     if z >= 2:
-        return 4 / (z + 2)
-    if z >= 1:
-        return 3 - z
-    if z >= 6 / 11:
-        return 2 + (12 - 12 * z) / (6 - z)
-    return 3 + (6 - 11 * z) / (3 - z) if z > 0.3 else 4.0
+        number = 4 / (z + 2)
+    elif z >= 1:
+        number = 3 - z
+    elif z >= 6 / 11:
+        number = 2 + (12 - 12 * z) / (6 - z)
+    else:
+        number = 3 + (6 - 11 * z) / (3 - z) if z > 0.3 else 4.0
+    return max(math.floor(100 * number + 1e-6) / 100, LEAST)
 
 
 def _held(path, grid: Grid, extrapolates: str) -> Held:
