@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from kinema.cli import app
 from kinema.cli.learn import DEFAULTS
 from kinema.cli.observed import read_observed
+from kinema.cli.sampling import prepare
 from kinema.cli.training import keywords
 from kinema.generate.run import read_config
+from kinema.generate.solver.model_statistics import ModelStatistics
 from kinema.motion import Trajectory
 from kinema.motion.readers import read
 
@@ -363,6 +365,14 @@ def test_a_request_that_is_damaged(job, copy):
     for damaged in ("{", "[]", "{}", json.dumps(whole | {"steps": "many"}), json.dumps(whole | {"sizes": None})):
         (copy / "request.json").write_text(damaged)
         assert "request.json is damaged" in refused("learn", job / "balls.zarr", "-o", copy, "--resume", code=3)
+
+
+def test_statistics_beside_the_weights_are_used(copy):
+    asked = {"solver": "dpm-solver-v3", "steps": 4, "grid": None, "label": None, "guidance": None, "seed": 0}
+    without = prepare(copy, 2, **asked).plan
+    lam = np.linspace(-12.0, 12.0, 30)
+    ModelStatistics(lam, 0.3 + 0 * lam, 0.1 + 0 * lam, 0 * lam).save(copy)
+    assert without.notes and not prepare(copy, 2, **asked).plan.notes
 
 
 def test_paths_that_begin_at_samples(job, tmp_path):

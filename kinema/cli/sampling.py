@@ -20,6 +20,7 @@ from kinema.generate.generator import AbstractGenerator
 from kinema.generate.guidance import Guided
 from kinema.generate.run import Run, load_run
 from kinema.generate.solver import Plan, make
+from kinema.generate.solver.model_statistics import FILE as STATISTICS
 from kinema.motion import Trajectory
 from kinema.motion.readers import Dataset, read
 from kinema.simulate.world import World
@@ -73,7 +74,8 @@ def prepare(
         if classes is None:
             raise InputError("--guidance needs a run trained with labels; this one has none")
         generator = Guided(generator, jnp.asarray(classes), guidance)  # pyright: ignore[reportCallIssue]
-    plan = make(solver, run.generator.path, steps, grid)
+    known = {"statistics": str(folder)} if solver == "dpm-solver-v3" and (folder / STATISTICS).exists() else {}
+    plan = make(solver, run.generator.path, steps, grid, **known)
     settings = {
         "run": str(folder),
         "solver": solver,

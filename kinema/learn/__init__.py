@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = attach(
         "probe": ["Probe"],
         "history": ["History", "ProbeRecord"],
         "optimizer": ["adam"],
+        "latent_sde": ["LatentLoss"],
+        "sde_gan": ["Adversaries", "WassersteinSource", "clipped"],
         "sparse": ["Formula", "Front", "Library", "discover"],
         "trajectories": ["SlopeLoss", "TrajectoryLoss", "slopes", "windows"],
     },

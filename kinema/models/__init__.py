@@ -9,6 +9,7 @@ from kinema.models.mlp import MLP
 from kinema.models.motion_tokens import MotionTokens
 from kinema.models.neural_cde import ControlPath, NeuralCDE, log_signatures, make_path
 from kinema.models.neural_ode import NeuralODE, ScaledField, VectorField, lipswish
+from kinema.models.neural_sde import LatentSDE, NeuralSDE
 from kinema.models.registry import make, model, names, spec
 from kinema.models.suggestion import suggest
 from kinema.models.temporal_unet import TemporalUNet
@@ -19,17 +20,19 @@ ALL_MODELS = ("dit", "image_unet", "mlp", "motion_tokens", "temporal_unet")
 __all__ = [
     "ALL_MODELS",
     "MLP",
-    "ControlPath",
     "Conservative",
+    "ControlPath",
     "DiT",
     "Equilibrium",
     "EquilibriumLayer",
     "ImageUNet",
+    "LatentSDE",
     "MotionTokens",
     "NeuralCDE",
     "NeuralODE",
-    "ScaledField",
+    "NeuralSDE",
     "PotentialMLP",
+    "ScaledField",
     "TemporalUNet",
     "VectorField",
     "lipswish",

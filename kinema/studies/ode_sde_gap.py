@@ -24,6 +24,7 @@ class Size(NamedTuple):
     """How much a preset does: network and steps of training; cells an axis and solver steps; samples of the bound."""
 
     width: int
+    depth: int
     training: int
     cells: int
     steps: int
@@ -32,9 +33,9 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "smoke": Size(8, 4, 24, 10, 4, (0.0, 1.0, 10.0)),
-    "quick": Size(64, 3000, 96, 150, 128, (0.0, 1.0, 10.0)),
-    "full": Size(128, 30_000, 160, 400, 4096, (0.0, 0.1, 1.0, 10.0)),
+    "smoke": Size(8, 1, 4, 24, 10, 4, (0.0, 1.0, 10.0)),
+    "quick": Size(64, 2, 3000, 96, 150, 128, (0.0, 1.0, 10.0)),
+    "full": Size(128, 2, 30_000, 160, 400, 4096, (0.0, 0.1, 1.0, 10.0)),
 }
 PATH = VP()
 CENTRES = 0.65 * np.array([[2, 2], [2, -2], [-2, 2], [-2, -2], [0, 0], [4, 0], [-4, 0], [0, 4], [0, -4]])
@@ -94,7 +95,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
         ],
         settings={
             "data": "nine Gaussians of deviation 0.29 on the plane, left in noise of ratio 0.15",
-            "network": f"gradient of a perceptron {size.width} x 2, predicts the residual, VP path",
+            "network": f"gradient of a perceptron {size.width} x {size.depth}, predicts the residual, VP path",
             "training": f"{size.training} steps, batch 256, 64 points of the residual, times uniform in log noise",
             "densities": f"{size.cells} x {size.cells} cells, {size.steps} steps; flow by its likelihood",
         },
@@ -120,7 +121,7 @@ class Measured(NamedTuple):
 def measured(weight: float, size: Size, key) -> Measured:
     key_data, key_net, key_fit, key_bound = jr.split(key, 4)
     x1 = jax.vmap(BLOB.draw)(jr.split(key_data, 20_000))
-    net = models.PotentialMLP((2,), width=size.width, depth=2, key=key_net)
+    net = models.PotentialMLP((2,), width=size.width, depth=size.depth, key=key_net)
     times = LogUniformNoise(LEAST)
     objective = FokkerPlanck(Denoising(times=times), jnp.asarray(weight), times, points=64)
     run = learn.fit(

@@ -1,6 +1,18 @@
 """Does a motion obey its law, is it distributed as it should be, and does a model know the law."""
 
+from kinema.verify.conservative import (
+    Gauged,
+    GaugeReport,
+    Projection,
+    RandomFourier,
+    asymmetry,
+    gauge_error,
+    gauge_field,
+    project_conservative,
+)
+from kinema.verify.data_dimension import DataDimension, data_dimension
 from kinema.verify.density_grid import flow_density, grid_wasserstein, noisy_density
+from kinema.verify.dimension import DimensionReport, FlowJacobian, flipd, flow_jacobian, intrinsic_dimension
 from kinema.verify.distances import (
     ClassifierTest,
     PermutationTest,
@@ -30,22 +42,36 @@ from kinema.verify.table import law_table
 __all__ = [
     "ClassifierTest",
     "Conflict",
+    "DataDimension",
+    "DimensionReport",
+    "FlowJacobian",
     "Gap",
     "GapCertificate",
+    "GaugeReport",
+    "Gauged",
     "LawErrors",
     "PermutationTest",
+    "Projection",
+    "RandomFourier",
     "Regime",
     "VelocityError",
+    "asymmetry",
     "classifier_two_sample",
     "conflict",
+    "data_dimension",
     "draw",
     "energy_distance",
     "flip",
+    "flipd",
     "flow_density",
+    "flow_jacobian",
     "gap",
     "gap_certificate",
+    "gauge_error",
+    "gauge_field",
     "grid_wasserstein",
     "hole",
+    "intrinsic_dimension",
     "kl_bound",
     "law_table",
     "laws",
@@ -54,6 +80,7 @@ __all__ = [
     "ode_sde_gap",
     "optimal_noise",
     "permutation_test",
+    "project_conservative",
     "regimes",
     "replay_error",
     "sliced_wasserstein",

@@ -65,7 +65,7 @@ class Held:
     def linear(self, i: int) -> float:
         """The coefficient of x in step i."""
         a, s, a_next, s_next = self._ends(i)
-        if self._jumps(i):
+        if self.jumps(i):
             return self._jump(i)[0]
         if self.field == "data":
             return s_next / s * (np.exp(-self.eta * self._length(i)) if self.eta else 1.0)
@@ -75,8 +75,8 @@ class Held:
         """mu_0 .. mu_(count-1) of step i; a step of infinite length has only mu_0, the others are 0."""
         a, s, a_next, s_next = self._ends(i)
         h = self._length(i)
-        if not np.isfinite(h) or self._jumps(i):
-            base = self._jump(i)[1] if self._jumps(i) else a_next - (0.0 if self.eta else a * s_next / s)
+        if not np.isfinite(h) or self.jumps(i):
+            base = self._jump(i)[1] if self.jumps(i) else a_next - (0.0 if self.eta else a * s_next / s)
             return np.r_[base, np.zeros(count - 1)]
         if self.field == "data":
             return a_next * decay_moments((1 + self.eta) * h, count)
@@ -89,7 +89,7 @@ class Held:
         """Weights of the field at `nodes` that give the moments. Nodes infinitely far off get none; in a step of
         infinite length, or one that jumps to the data, all the weight is on i."""
         points, weights = np.asarray(nodes), np.zeros(len(nodes))
-        if self._jumps(i) or not np.isfinite(self._length(i)):
+        if self.jumps(i) or not np.isfinite(self._length(i)):
             weights[points == i] = moments[0]
             return weights
         near = np.isfinite(self.tau[points])
@@ -99,7 +99,7 @@ class Held:
 
     def noise(self, i: int) -> float:
         """Standard deviation of the noise that step i adds."""
-        if self.eta == 0 or self._jumps(i):
+        if self.eta == 0 or self.jumps(i):
             return 0.0
         h, s_next = self._length(i), self.grid.s[i + 1]
         if self.field == "data":
@@ -114,7 +114,7 @@ class Held:
         tau = self.tau
         return tau[i + 1] - tau[i]
 
-    def _jumps(self, i: int) -> bool:
+    def jumps(self, i: int) -> bool:
         """Whether step i lands on the prediction of data, noise-free: the last one, where tau' is infinite or, in
         time, not to be had."""
         onto_data = i == self.grid.steps - 1 and self.grid.s[-1] == 0

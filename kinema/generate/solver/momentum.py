@@ -79,7 +79,7 @@ def ghvb(
         return np.linalg.solve(powers.T @ _averages(age, count, beta).T, moments)
 
     def row(i: int, age: int) -> dict[str, Any]:
-        if _lands(held, i):
+        if held.jumps(i):
             x, H = held.step(i, [i])
             return {"after": i + 1, "x": x, "H": H}
         x, H = held.linear(i), weights(i, age)
@@ -118,7 +118,7 @@ def heavy_ball(
     first = order if extrapolates == "data" else 1  # the age at which there is a velocity
 
     def row(i: int, age: int) -> dict[str, Any]:
-        if age < first or _lands(held, i):
+        if age < first or held.jumps(i):
             return _without(held, rule, i, min(order, age + 1))
         x, anchor, _ = _drift(held, i, beta)
         return {"after": i + 1, "x": x, "anchor": anchor, "H": beta * rule(i, min(order, age + 1)), "keep": HERE}
@@ -141,7 +141,7 @@ def nesterov(
 
     def row(i: int, age: int) -> dict[str, Any]:
         count = min(order, age + 1)
-        if age == 0 or _lands(held, i):
+        if age == 0 or held.jumps(i):
             return _without(held, rule, i, count)
         x, anchor, step = _drift(held, i, beta)
         H = np.zeros(order + 1)
@@ -213,13 +213,6 @@ def _held(path, grid: Grid, extrapolates: str) -> Held:
     return Held(path, grid, extrapolates, "noise-ratio" if extrapolates == "noise" else "time")
 
 
-def _lands(held: Held, i: int) -> bool:
-    """Whether step i ends on the prediction of data itself, where an old velocity has no say."""
-    grid = held.grid
-    last = i == grid.steps - 1 and grid.s[-1] == 0
-    return bool(last) and (held.field == "data" or (held.field == "velocity" and grid.clean))
-
-
 def _averages(age: int, count: int, beta: float) -> np.ndarray:
     """What the last `count` velocities are made of: row k has the weights of the `age` + 1 fields since the start."""
     back = age - np.arange(count)[:, None] - np.arange(age + 1)
@@ -245,7 +238,7 @@ def _plain(held: Held, variable: bool) -> Rule:
 
 def _without(held: Held, rule: Rule, i: int, count: int) -> dict[str, Any]:
     """Step i without momentum."""
-    if _lands(held, i):
+    if held.jumps(i):
         x, H = held.step(i, [i])
         return {"after": i + 1, "x": x, "H": H, "keep": HERE}
     return {"after": i + 1, "x": held.linear(i), "H": rule(i, count), "keep": HERE}
