@@ -10,6 +10,8 @@ laws. Along the flow, log p_flow(x_1) = u(x_1) + (log p_source - u)(x_0) + int R
 Reference: Lai et al. 2023; Deveney et al. 2025.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -30,8 +32,9 @@ def has_potential(gen: AbstractGenerator) -> bool:
     """Whether `log_potential` knows the generator: an exact mixture, or a network with a method `potential`."""
     if hasattr(gen, "log_prob"):
         return True
-    plain = isinstance(gen, Generator) and isinstance(gen.predicts, str) and gen.path.origin == "none"
-    return plain and gen.path.noise.gaussian and hasattr(gen.net, "potential")
+    if not isinstance(gen, Generator) or not hasattr(gen.net, "potential"):
+        return False
+    return isinstance(gen.predicts, str) and gen.path.origin == "none" and gen.path.noise.gaussian
 
 
 def log_potential(gen: AbstractGenerator, t, x: PyTree, cond: PyTree | None = None, x0: PyTree | None = None):
@@ -55,7 +58,9 @@ def log_potential(gen: AbstractGenerator, t, x: PyTree, cond: PyTree | None = No
     pull = convert(predicts, "score", moments, gen.sigma_data)
     scale = path.input_scale(t, gen.sigma_data)
     factor = pull.Q / (scale * (moments.s if predicts == "score" else 1.0))
-    bend = gen.net.potential((scale * x).astype(x.dtype), path.signal(t), cond)
+    bend = gen.net.potential(  # pyright: ignore[reportFunctionMemberAccess]
+        (scale * x).astype(x.dtype), path.signal(t), cond
+    )
     variance = (moments.a * gen.sigma_data) ** 2 + moments.s**2
     return 0.5 * pull.P * jnp.sum(x**2) + factor * bend - 0.5 * x.size * jnp.log(2 * jnp.pi * variance)
 
@@ -68,14 +73,14 @@ def fp_residual(
     form: str = "log_density",
     divergence: str = "exact",
     probes: int = 1,
-    key=None,
+    key: Any = None,
     cond: PyTree | None = None,
     x0: PyTree | None = None,
 ) -> Float[Array, "..."]:
     """R at one point, nats per unit of t; or grad R, like x, with `form="score"` for generators without a potential.
 
     `divergence` "exact" takes d derivatives; "hutchinson" estimates it without bias from `probes` random directions.
-    Divided by `noise_rate(path, t)` it no longer depends on the schedule.
+    Divided by `log_time_rate(path, t)` it no longer depends on the schedule.
 
     >>> from kinema.generate import MixturePosterior, VP
     >>> exact = MixturePosterior(VP(), [[1.0], [-1.0]], 0.2)
@@ -114,10 +119,17 @@ def fp_residual(
     return unravel(-(gain + jax.grad(lambda y: field("velocity", t, y) @ field("score", t, y) + spread(y))(flat)))
 
 
-def noise_rate(path, t) -> Array:
-    """-d log(s^2 / a^2) / dt: R over it is the residual per unit of log noise variance, 1 / time near the data."""
+def ou_time(ratio) -> Array:
+    """tau = log(1 + ratio^2) / 2: when an Ornstein-Uhlenbeck process (a = e^-tau, a^2 + s^2 = 1) has s / a = ratio."""
+    return 0.5 * jnp.log1p(jnp.asarray(ratio) ** 2)
+
+
+def log_time_rate(path, t) -> Array:
+    """-d log tau / dt with the tau of `ou_time`: R over it is tau R of that process, whatever the schedule."""
     moments = Moments.at(path, t)
-    return 2 * (moments.da / moments.a - moments.s_ds / moments.s**2)
+    square = (moments.s / moments.a) ** 2
+    level_rate = moments.da / moments.a - moments.s_ds / moments.s**2
+    return level_rate * square / ((1 + square) * 0.5 * jnp.log1p(square))
 
 
 def check_divergence(divergence: str, probes: int, key, size: int):

@@ -1,7 +1,5 @@
 """The evidence lower bound of a latent SDE as an objective.   [Li, Wong, Chen & Duvenaud 2020]"""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,8 +15,10 @@ class LatentLoss(eqx.Module):
     """-ELBO of rows {"ts": (frames,), "x": (frames, features)}: E ½ |(x - made) / noise|² + weight KL, a frame.
 
     `noise` is the deviation of an observation, of which the normal constant is left out; numbers that are False in an
-    optional "seen" do not count (and should be 0 in "x"). `weight` below 1 in the first of two fits keeps the posterior from giving up (KL
-    annealing). Metrics: "misfit" and "kl", both in nats a series.
+    optional "seen" do not count (and should be 0 in "x"). Let it be no smaller than the law's own noise over one of
+    the `substeps` of a frame: the posterior cannot follow more closely, and a quieter law would be the way out.
+    `weight` below 1 in the first of two fits keeps the posterior from giving up (KL annealing). Metrics: "misfit" and
+    "kl", both in nats a series.
 
     Raises:
         InputError: noise not positive, weight negative.

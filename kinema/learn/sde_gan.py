@@ -44,7 +44,8 @@ class Adversaries(eqx.Module):
         for name in ("start", "field"):
             field: VectorField = getattr(self.critic, name)
             if field.activation not in (lipswish, jnp.tanh, jax.nn.tanh, jax.nn.relu):
-                warnings.warn(f"critic.{name}: its activation may be steeper than 1, so clipping does not bound it")
+                text = f"critic.{name}: its activation may be steeper than 1, so clipping does not bound it"
+                warnings.warn(text, stacklevel=3)
 
 
 class WassersteinSource(GradientSource):
@@ -65,8 +66,8 @@ class WassersteinSource(GradientSource):
 
             def one(ts, x, key):
                 made = pair.generator(ts, key=key, dt=self.dt, adjoint=self.adjoint)
-                score = lambda x: pair.critic(make_path(ts, x, scheme="linear"))[0]
-                return score(x) - score(made)
+                real, fake = (pair.critic(make_path(ts, one, scheme="linear"))[0] for one in (x, made))
+                return real - fake
 
             return jnp.mean(jax.vmap(one)(batch["ts"], batch["x"], jr.split(key, len(batch["x"]))))
 
@@ -75,7 +76,7 @@ class WassersteinSource(GradientSource):
 
 
 def clipped(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer`, after whose steps every linear weight of the critic lies within ±1 / outputs. The generator's do not."""
+    """`optimizer`, after whose steps every linear weight of the critic lies within ±1 / outputs."""
 
     def update(updates: PyTree, state: Any, params: PyTree = None) -> tuple[PyTree, Any]:
         updates, state = optimizer.update(updates, state, params)

@@ -127,9 +127,7 @@ class Front:
         return Formula(self.library, jnp.asarray(columns, float), jnp.asarray(columns != 0))
 
 
-def discover(
-    states: Any, rates: Any | Callable, library: Library, *, max_terms: int = 8
-) -> Front:
+def discover(states: Any, rates: Any | Callable, library: Library, *, max_terms: int = 8) -> Front:
     """Formulas for `rates` (n, outputs), or for what the field `rates` gives, at `states` (n, d).
 
     >>> x = np.random.default_rng(0).normal(size=(100, 2))

@@ -77,8 +77,8 @@ def slopes(ts: Any, x: Any) -> dict[str, Float[Array, "..."]]:
 def windows(ts: Any, x: Any, length: int, *, stride: int = 1) -> dict[str, Array]:
     """Rows {"ts": (m, length), "x": (m, length, d)} of `length` frames, a new one every `stride` frames.
 
-    Times are those of the series, since a law may depend on time. Numbers that are NaN were not observed: they become 0,
-    "seen" tells, and windows with an incomplete first frame are left out.
+    Times are those of the series, since a law may depend on time. Numbers that are NaN were not observed: they become
+    0, "seen" tells, and windows with an incomplete first frame are left out.
 
     >>> {name: value.shape for name, value in windows(jnp.arange(5.0), jnp.ones((2, 5, 3)), 3).items()}
     {'ts': (6, 3), 'x': (6, 3, 3)}

@@ -95,8 +95,8 @@ class Conservative(eqx.Module):
 
     def potential(self, x: Float[Array, "..."], signal, cond=None) -> Float[Array, ""]:
         y = self.net(x, signal, cond)  # pyright: ignore[reportCallIssue]
-        if jnp.shape(y) != x.shape:
-            raise InputError(f"net must return an array like x, of shape {x.shape}, got {jnp.shape(y)}")
+        if getattr(y, "shape", None) != x.shape:
+            raise InputError(f"net must return an array like x, of shape {x.shape}, got {y}")
         return jnp.sum(x * y)
 
     def __call__(self, x: Float[Array, "..."], signal, cond=None) -> Float[Array, "..."]:

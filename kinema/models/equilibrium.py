@@ -78,7 +78,10 @@ class EquilibriumLayer(eqx.Module):
         shape = jax.eval_shape(lambda: self.f(start, x))
         if jax.tree.map(jnp.shape, shape) != jax.tree.map(jnp.shape, start):
             raise InputError("f(z, x) must return the structure and shapes of z; give start where x has others")
-        adjoint = optx.ImplicitAdjoint(linear_solver=lx.GMRES(self.rtol**2, self.atol**2, restart=64, stagnation_iters=64))
+        # tighter than the search, so that the gradient is as good as the equilibrium, but no tighter than rounding
+        least = 16 * float(jnp.finfo(jnp.result_type(float)).eps)
+        rtol, atol = max(self.rtol / 100, least), max(self.atol / 100, least)
+        adjoint = optx.ImplicitAdjoint(lx.GMRES(rtol, atol, restart=64, stagnation_iters=64))
         solver = SEARCHES[self.search](rtol=self.rtol, atol=self.atol)
         # `x` and the parameters go in as args: what is captured has no gradient.
         args, how = (self.f, x), {"max_steps": self.max_steps, "adjoint": adjoint, "throw": False}

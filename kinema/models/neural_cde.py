@@ -6,6 +6,7 @@ model. The log-ODE form drives z by log-signatures of windows instead: few long 
 [Kidger, Morrill, Foster & Lyons 2020; Morrill, Salvi, Kidger & Foster 2021 (log-ODE)]
 """
 
+import itertools
 from typing import Any
 
 import diffrax
@@ -21,13 +22,15 @@ from kinema.errors import InputError
 from kinema.models.checks import check_positive
 from kinema.models.layers import Linear
 from kinema.models.neural_ode import VectorField, lipswish
-from kinema.motion import integrate
 
 SCHEMES = ("hermite", "linear")
 
 
 class ControlPath(eqx.Module):
-    """A path X(t) in (channels,) through the points at `ts`; `slope` is its derivative. See `make_path`."""
+    """A path X(t) in (channels,) through the points at `ts`, as `make_path` builds it.
+
+    `slope` is its derivative; at a frame, where it may jump, the one before unless `left` is False.
+    """
 
     ts: Float[Array, " frames"]
     points: Float[Array, "frames channels"]
@@ -36,8 +39,8 @@ class ControlPath(eqx.Module):
     def __call__(self, t: Any) -> Float[Array, " channels"]:
         return self.interpolation.evaluate(t)
 
-    def slope(self, t: Any) -> Float[Array, " channels"]:
-        return self.interpolation.derivative(t)
+    def slope(self, t: Any, left: bool = True) -> Float[Array, " channels"]:
+        return self.interpolation.derivative(t, left)
 
 
 def make_path(
@@ -48,11 +51,11 @@ def make_path(
     scheme: str = "hermite",
     counts: bool = False,
 ) -> ControlPath:
-    """The path through one series: channels are time, the values, and with `counts` the share of frames observed so far.
+    """The path through one series: time, the values, and with `counts` the share of frames observed so far of each.
 
-    A value that is NaN, or False in `mask` (frames, features), was not observed: the last one is carried forward, so the
-    path never looks ahead; "hermite" (smooth, backward differences) sees one frame ahead at most where "linear" sees
-    one too. A series that ends early is padded with NaN.
+    A value that is NaN, or False in `mask` (frames, features), was not observed: the last one is carried forward. So
+    the path looks ahead to the next frame and no further, by "hermite" (smooth, backward differences) as by "linear".
+    A series that ends early is padded with NaN.
 
     >>> path = make_path(jnp.array([0.0, 1.0, 3.0]), jnp.array([[1.0], [jnp.nan], [2.0]]), scheme="linear")
     >>> path.points.tolist(), path.slope(2.0).tolist()
@@ -95,7 +98,7 @@ def log_signatures(path: ControlPath, window: int) -> ControlPath:
     """
     check_positive(window=window)
     ends = np.minimum(np.arange(0, len(path.ts) - 1 + window, window), len(path.ts) - 1)
-    parts = [_log_signature(path.points[a : b + 1]) for a, b in zip(ends[:-1], ends[1:])]
+    parts = [_log_signature(path.points[a : b + 1]) for a, b in itertools.pairwise(ends)]
     start = jnp.concatenate([path.points[0], jnp.zeros(len(parts[0]) - path.points.shape[1])])
     return _joined(path.ts[ends], start + jnp.cumsum(jnp.stack([jnp.zeros_like(start), *parts]), axis=0), "linear")
 
@@ -103,8 +106,8 @@ def log_signatures(path: ControlPath, window: int) -> ControlPath:
 class NeuralCDE(eqx.Module):
     """z(0) = start(X(0)), dz = field(z) dX with field(z) a bounded matrix, output = readout(z(T)).
 
-    A law whose `args` is a `ControlPath`. Calling it solves with one Heun step a frame; `integrate` gives z at any times.
-    For the log-ODE form give it paths of `log_signatures`, and their number of channels.
+    A law whose `args` is a `ControlPath`. Calling it solves with one Heun step a frame; `integrate` gives z at any
+    times. For the log-ODE form give it paths of `log_signatures`, and their number of channels.
 
     >>> net = NeuralCDE(2, 1, key=jr.key(0))
     >>> net(make_path(jnp.linspace(0, 1, 5), jnp.ones((5, 1)))).shape
@@ -138,15 +141,26 @@ class NeuralCDE(eqx.Module):
         self.readout = Linear(hidden, outputs, key=key_readout)
         self.hidden, self.channels = hidden, channels
 
-    def drift(self, t: Any, z: Float[Array, " hidden"], args: ControlPath) -> Float[Array, " hidden"]:
-        return self.field(z).reshape(self.hidden, self.channels) @ args.slope(t)
+    def drift(self, t: Any, x: Float[Array, " hidden"], args: ControlPath) -> Float[Array, " hidden"]:
+        return self._pushed(x, args.slope(t))
 
     def __call__(self, path: ControlPath) -> Float[Array, " outputs"]:
         if path.points.shape[1] != self.channels:
             raise InputError(f"the path must have {self.channels} channels, got {path.points.shape[1]}")
-        z0, span = self.start(path.points[0]), path.ts[-1] - path.ts[0]
-        z = integrate(self, z0, path.ts, method="heun", dt=span, args=path, max_steps=len(path.ts)).states[-1]
+
+        def step(z, times):
+            # at a frame the slope of a path of straight lines jumps: after it at the start, before it at the end
+            before, after = times
+            dt = after - before
+            first = self._pushed(z, path.slope(before, left=False))
+            second = self._pushed(z + dt * first, path.slope(after))
+            return z + dt / 2 * (first + second), None
+
+        z, _ = jax.lax.scan(step, self.start(path.points[0]), (path.ts[:-1], path.ts[1:]))
         return self.readout(z)
+
+    def _pushed(self, z, slope):
+        return self.field(z).reshape(self.hidden, self.channels) @ slope
 
 
 def _joined(ts, points, scheme) -> ControlPath:

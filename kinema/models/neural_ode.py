@@ -75,7 +75,7 @@ class VectorField(eqx.Module):
 class NeuralODE(eqx.Module):
     """The law dx/dt = physics(t, x, args) + field(x): a neural ODE, or with physics a universal one.
 
-    `field` is any module from the state (d,) to (d,): a `VectorField`, or a formula found from one. `integrate` runs it.
+    `field` is any module from the state (d,) to (d,): a `VectorField`, or a formula found from one.
 
     >>> law = NeuralODE(VectorField(2, 2, width=8, key=jr.key(0)), physics=lambda t, x, args: -x)
     >>> law.drift(0.0, jnp.ones(2)).shape

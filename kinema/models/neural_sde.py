@@ -1,7 +1,7 @@
 """Neural stochastic differential equations: path generators, and latent ones fitted by variational inference.
 
-Both are laws, dx = drift dt + diffusion dW. `NeuralSDE` turns noise into paths; `LatentSDE` has a second drift, steered by
-a series, whose distance from the first is a path integral,
+Both are laws, dx = drift dt + diffusion dW. `NeuralSDE` turns noise into paths; `LatentSDE` has a second drift that
+follows a series, and whose distance from the first is a path integral,
 
     KL = KL(z0) + E ∫ ½ |(drift_q - drift_p) / diffusion|² dt.
 
@@ -71,7 +71,13 @@ class NeuralSDE(eqx.Module):
         return lx.MatrixLinearOperator(self.spread(t, x).reshape(self.hidden, self.noises))
 
     def __call__(
-        self, ts: Float[Array, " frames"], *, key: PRNGKeyArray, dt: Any, adjoint: Any = "recursive", max_steps: int = 1024
+        self,
+        ts: Float[Array, " frames"],
+        *,
+        key: PRNGKeyArray,
+        dt: Any,
+        adjoint: Any = "recursive",
+        max_steps: int = 1024,
     ) -> Float[Array, "frames outputs"]:
         """One path at `ts`, by reversible Heun with steps `dt`."""
         key_start, key_noise = jr.split(key)
@@ -128,8 +134,9 @@ class LatentSDE(eqx.Module):
         if not noise > 0:
             raise InputError(f"noise must be positive, got {noise}")
         key_prior, key_posterior, key_encoder, key_first, key_readout = jr.split(key, 5)
-        self.prior = VectorField(latent, latent, width=width, depth=depth, gain=0.1, key=key_prior)
-        self.posterior = VectorField(latent + context + features + 1, latent, width=width, depth=depth, gain=0.1, key=key_posterior)
+        sizes = {"width": width, "depth": depth, "gain": 0.1}
+        self.prior = VectorField(latent, latent, **sizes, key=key_prior)
+        self.posterior = VectorField(latent + context + features + 1, latent, **sizes, key=key_posterior)
         self.encoder = eqx.nn.GRUCell(features, context, key=key_encoder)
         self.first = Linear(context, 2 * latent, key=key_first)
         self.start_mean, self.start_log = jnp.zeros(latent), jnp.zeros(latent)
@@ -137,10 +144,10 @@ class LatentSDE(eqx.Module):
         self.readout = Linear(latent, features, key=key_readout)
         self.latent = latent
 
-    def drift(self, t: Any, z: Float[Array, " latent"], args: Any = None) -> Float[Array, " latent"]:
-        return self.prior(z)
+    def drift(self, t: Any, x: Float[Array, " latent"], args: Any = None) -> Float[Array, " latent"]:
+        return self.prior(x)
 
-    def diffusion(self, t: Any, z: Float[Array, " latent"], args: Any = None) -> Float[Array, " latent"]:
+    def diffusion(self, t: Any, x: Float[Array, " latent"], args: Any = None) -> Float[Array, " latent"]:
         return jnp.exp(self.noise_log)
 
     def infer(
@@ -176,7 +183,7 @@ class LatentSDE(eqx.Module):
 
             def step(carry, moment):
                 (z, kl), (left, normal) = carry, moment
-                drift = self.posterior(z, h, frame, left * dt)
+                drift = self.posterior(z, h, frame - self.readout(z), left * dt)
                 kl = kl + dt * 0.5 * jnp.sum(((drift - self.prior(z)) / noise) ** 2)
                 return (z + dt * drift + jnp.sqrt(dt) * noise * normal, kl), None
 

@@ -85,12 +85,13 @@ class Reversible(diffrax.AbstractSolver):
 class ReversibleAdjoint(diffrax.AbstractAdjoint):
     """Exact gradients of fixed steps in memory that does not depend on their number; `adjoint=` of `integrate`.
 
-    For "reversible_heun" (also Stratonovich noise: the Brownian path is asked again on the way back), `Reversible(...)`,
-    "leapfrog" and "yoshida4". Costs one evaluation of the field more for each step than stored steps.
+    For "reversible_heun" (also with Stratonovich noise: the Brownian path is asked again on the way back), for
+    `Reversible(...)`, "leapfrog" and "yoshida4". Costs one evaluation of the field more a step than stored steps.
 
-    Not for damped laws: what is damped forwards grows backwards, and the reversible steps themselves are unstable there;
-    `dissipation` tells beforehand. A start that is not found again raises an error instead of giving a wrong gradient.
-    Parameters must be leaves of the law or of `args`, not captured by a function; times have no gradient.
+    Not for damped laws: what is damped forwards grows backwards, and the reversible steps themselves are unstable
+    there; `dissipation` tells beforehand. A start that is not found again is an error, never a wrong gradient.
+    Parameters must be leaves of the law or of `args`, not captured by a function; times have no gradient. Under `vmap`
+    each sample sums a gradient of the parameters of its own: for large networks let one state hold the batch.
 
     Raises:
         InputError: adaptive steps, dense output, or a method that is not reversible.
@@ -175,15 +176,17 @@ def _times(ts, steps, interval, step):
     return at(step), at(step + 1)
 
 
-def _advance(solver, terms, t0, t1, y, state, args):
+def _advance(solver, terms, t0, t1, pair, args):
+    y, state = pair
     y, _, _, state, _ = solver.step(terms, t0, t1, y, args, state, made_jump=False)
     return y, state
 
 
-def _retreat(solver, terms, t0, t1, y, state, args):
+def _retreat(solver, terms, t0, t1, pair, args):
     """The inverse of `_advance`."""
     if isinstance(solver, Leapfrog | Yoshida4):  # symmetric: the step run backwards
-        return _advance(solver, terms, t1, t0, y, state, args)
+        return _advance(solver, terms, t1, t0, pair, args)
+    y, state = pair
     if not isinstance(solver, diffrax.ReversibleHeun):
         return solver.inverse(terms, t0, t1, y, args, state)
     ahead, slope1 = state
@@ -206,7 +209,8 @@ def _forward(moving, solver, ts, steps):
 
     def interval(carry, i):
         def one(k, pair):
-            return _advance(solver, terms, *_times(ts, steps, i, k), *pair, args)
+            t0, t1 = _times(ts, steps, i, k)
+            return _advance(solver, terms, t0, t1, pair, args)
 
         carry = jax.lax.fori_loop(0, steps[i], one, carry)
         return carry, carry[0]
@@ -229,7 +233,7 @@ def _solve_backward(last, cotangents, perturbed, moving, solver, ts, steps):
 
     def local(pair, learns, t0, t1):
         terms, args = eqx.combine(learns, fixed)
-        return _advance(solver, terms, t0, t1, *pair, args)
+        return _advance(solver, terms, t0, t1, pair, args)
 
     def begin(y, learns):
         terms, args = eqx.combine(learns, fixed)
@@ -240,9 +244,9 @@ def _solve_backward(last, cotangents, perturbed, moving, solver, ts, steps):
 
         def one(k, carry):
             pair, towards, total = carry
-            times = _times(ts, steps, i, steps[i] - 1 - k)
-            pair = _retreat(solver, terms, *times, *pair, args)
-            _, pull = jax.vjp(lambda pair, learns: local(pair, learns, *times), pair, learns)
+            t0, t1 = _times(ts, steps, i, steps[i] - 1 - k)
+            pair = _retreat(solver, terms, t0, t1, pair, args)
+            _, pull = jax.vjp(lambda pair, learns: local(pair, learns, t0, t1), pair, learns)
             towards, grown = pull(towards)
             return pair, towards, trees.add(total, grown)
 

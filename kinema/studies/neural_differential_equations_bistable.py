@@ -1,9 +1,9 @@
 """A latent SDE fitted to short, noisy series of a double well; then its own motion, run five times as long.
 
-    dx = (x - x³) dt + σ dW,   stationary density ∝ exp(-2 (x⁴/4 - x²/2) / σ²)
+dx = (x - x³) dt + σ dW,   stationary density ∝ exp(-2 (x⁴/4 - x²/2) / σ²)
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -51,7 +51,7 @@ def distance(x) -> float:
 def observed(starts, key):
     """Series (n, FRAMES, 1) of the double well, seen with noise."""
     key_motion, key_seen = jr.split(key)
-    law = FunctionLaw(lambda t, x, args: x - x**3, lambda t, x, args: jnp.full_like(x, SIGMA))
+    law: Any = FunctionLaw(lambda t, x, args: x - x**3, lambda t, x, args: jnp.full_like(x, SIGMA))
     how = {"method": "euler_maruyama", "dt": 0.02, "max_steps": 512}
 
     def one(x0, key):

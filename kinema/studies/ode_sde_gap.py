@@ -10,7 +10,7 @@ import numpy as np
 from kinema import learn, models
 from kinema.generate import VP, Denoising, FokkerPlanck, Generator, MixturePosterior
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.objective import LogUniformNoise
+from kinema.generate.objective import LogUniformTime
 from kinema.report.charts import house
 from kinema.report.picture import Picture
 from kinema.studies.evidence import Evidence, Metric
@@ -84,7 +84,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
         figures=[weights_picture(found), densities_picture([plain[0], held[0]])],
         tables=[
             Table(
-                "Sliced W2 on the plane, residual in nats per unit of log noise variance, KL in nats",
+                "Sliced W2 on the plane, residual in nats per unit of log time, KL in nats",
                 ["weight", "residual", "flow to noisy", "flow to data", "noisy to data", "KL", "its bound", "W2 bound"],
                 [
                     [f"{weight:g}", *(Spread.of([getattr(one, name) for one in rows]) for name in COLUMNS)]
@@ -96,7 +96,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
         settings={
             "data": "nine Gaussians of deviation 0.29 on the plane, left in noise of ratio 0.15",
             "network": f"gradient of a perceptron {size.width} x {size.depth}, predicts the residual, VP path",
-            "training": f"{size.training} steps, batch 256, 64 points of the residual, times uniform in log noise",
+            "training": f"{size.training} steps, batch 256, 64 points of the residual, times uniform in log tau",
             "densities": f"{size.cells} x {size.cells} cells, {size.steps} steps; flow by its likelihood",
         },
     )
@@ -122,7 +122,7 @@ def measured(weight: float, size: Size, key) -> Measured:
     key_data, key_net, key_fit, key_bound = jr.split(key, 4)
     x1 = jax.vmap(BLOB.draw)(jr.split(key_data, 20_000))
     net = models.PotentialMLP((2,), width=size.width, depth=size.depth, key=key_net)
-    times = LogUniformNoise(LEAST)
+    times = LogUniformTime(LEAST)
     objective = FokkerPlanck(Denoising(times=times), jnp.asarray(weight), times, points=64)
     run = learn.fit(
         Generator(PATH, net, predicts="residual", sigma_data=DEVIATION),
@@ -136,7 +136,9 @@ def measured(weight: float, size: Size, key) -> Measured:
         chunk=min(size.training, 500),
         progress=True,
     )
-    bound = gap_certificate(run.ema, key=key_bound, shape=(2,), n=size.certified, steps=size.steps // 2, span=SPAN)
+    bound = gap_certificate(
+        run.ema, key=key_bound, shape=(2,), n=size.certified, steps=max(size.steps // 3, 1), span=SPAN
+    )
     residual = float(np.sqrt(np.mean(np.square(run.history.metrics["residual"][-200:]))))
     found = distances(run.ema, size)
     return found._replace(residual=residual, certificate=float(bound.kl), w2_bound=float(bound.w2))
@@ -146,7 +148,7 @@ def distances(gen: AbstractGenerator, size: Size) -> Measured:
     """Flow, noisy samples and data compared on a grid."""
     centres = jnp.asarray((np.arange(size.cells) + 0.5) / size.cells * 2 * REACH - REACH)
     noisy = noisy_density(gen, centres, dim=2, steps=size.steps, span=SPAN)
-    flow = flow_density(gen, centres, dim=2, span=SPAN)
+    flow = flow_density(gen, centres, dim=2, steps=max(size.steps // 3, 1), span=SPAN)
     truth = exact(centres)
     pairs = (flow, noisy), (flow, truth), (noisy, truth)
     apart = [grid_wasserstein(one, other, centres) for one, other in pairs]

@@ -69,9 +69,7 @@ class Projection(eqx.Module):
         return jax.grad(self.potential)(x)
 
 
-def asymmetry(
-    field: Field, x: Float[Array, "n d"], t=None, *, key=None, probes: int | str = 8
-) -> Float[Array, ""]:
+def asymmetry(field: Field, x: Float[Array, "n d"], t=None, *, key=None, probes: int | str = 8) -> Float[Array, ""]:
     """A = E |J - J^T|^2 / (4 E |J|^2) over the rows of x: 0 only for a gradient, 1 for a field of rotations alone.
 
     `field` is a function of one sample, or a generator, of which the score at time t is taken. With `probes` random
@@ -88,7 +86,9 @@ def asymmetry(
     field = _field(field, x, t)
     if probes == "exact":
         if x.shape[1] > MOST_EXACT:
-            raise InputError(f"probes='exact' makes a Jacobian of {x.shape[1]} rows, at most {MOST_EXACT}; give a number")
+            raise InputError(
+                f"probes='exact' makes a Jacobian of {x.shape[1]} rows, at most {MOST_EXACT}; give a number"
+            )
         return _exact_asymmetry(field, x)
     if isinstance(probes, str) or probes < 1:
         raise InputError(f"probes must be a positive number or 'exact', got {probes!r}")
@@ -194,7 +194,7 @@ class _Score(eqx.Module):
     t: Array
 
     def __call__(self, x: Array) -> Array:
-        return self.generator(self.t, x).score
+        return jnp.asarray(self.generator(self.t, x).score)
 
 
 def _field(field: Field, x, t) -> Callable:

@@ -1,4 +1,4 @@
-"""Densities of a generator's samples on a grid, without samples: the noisy law by a solver, the flow by its likelihood.
+"""Densities of a generator's samples on a grid, without samples: noisy ones by a solver, the flow by its likelihood.
 
 Where two samplers differ by less than the noise of 10^5 samples this still tells them apart. One and two dimensions.
 
@@ -24,7 +24,7 @@ SHORTER = 4  # implicit steps with one evaluation of the drift: they are of firs
 
 def noisy_density(
     gen: AbstractGenerator,
-    centres: Float[Array, " m"],
+    centres: Float[Array | np.ndarray, " m"],
     *,
     dim: int,
     steps: int = 400,
@@ -49,7 +49,7 @@ def noisy_density(
 
 def flow_density(
     gen: AbstractGenerator,
-    centres: Float[Array, " m"],
+    centres: Float[Array | np.ndarray, " m"],
     *,
     dim: int,
     steps: int = 100,
@@ -82,7 +82,9 @@ def grid_wasserstein(
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape != second.shape or first.shape != (len(centres),) * first.ndim or first.ndim not in (1, 2):
-        raise InputError(f"both masses need shape (m,) or (m, m) with m={len(centres)}, got {first.shape}, {second.shape}")
+        raise InputError(
+            f"both masses need shape (m,) or (m, m) with m={len(centres)}, got {first.shape}, {second.shape}"
+        )
     if min(first.min(), second.min()) < 0 or not min(first.sum(), second.sum()) > 0:
         raise InputError("masses must not be negative, nor all zero")
     points = np.asarray(cells(jnp.asarray(centres), first.ndim), np.float64)

@@ -63,7 +63,8 @@ def intrinsic_dimension(
     """Dimension at the rows of x, points of the data or samples.
 
     `noise` is the ratio s / a at which the set is looked at: below its curvature and gaps, above what the network
-    resolves; `most`, of three times the data's size, is where flows begin. "flow" starts at x noised to `most`, ends on
+    resolves; `most`, at least three times the data's size, is where flows begin; the
+    error of "likelihood" that comes of it falls like 1 / most^2. "flow" starts at x noised to `most`, ends on
     the set somewhere else, and takes slopes over the last decade down to `noise`. Steps are Runge-Kutta, of equal log
     noise; halve them: gauges that grow fast towards the data need many.
 
@@ -75,8 +76,8 @@ def intrinsic_dimension(
     _check(gen, x, noise, most, steps)
     if method in ("flow", "likelihood") and x.shape[1] > MOST_EXACT:
         raise InputError(
-            f"method={method!r} takes {x.shape[1]} derivatives in each of {steps} steps, at most {MOST_EXACT} are taken;"
-            " use 'flipd' or 'normal'"
+            f"method={method!r} takes {x.shape[1]} derivatives in each of {steps} steps, at most {MOST_EXACT} are"
+            " taken; use 'flipd' or 'normal'"
         )
     if method == "likelihood":
         _check(gen, x, noise / NARROWER, most, steps)
@@ -116,7 +117,8 @@ def flow_jacobian(
 def flipd(gen: AbstractGenerator, x: Float[Array, " d"], noise) -> Float[Array, ""]:
     """D + sigma^2 (div score + |score|^2) at the noise ratio sigma and the clean point x, in units of data."""
     score = _score(gen, jnp.log(noise))
-    value, slopes = jax.vmap(lambda way: jax.jvp(score, (x,), (way,)), out_axes=(None, 0))(jnp.eye(x.size, dtype=x.dtype))
+    ways = jnp.eye(x.size, dtype=x.dtype)
+    value, slopes = jax.vmap(lambda way: jax.jvp(score, (x,), (way,)), out_axes=(None, 0))(ways)
     return x.size + noise**2 * (jnp.trace(slopes) + jnp.sum(value**2))
 
 
@@ -124,7 +126,7 @@ def _score(gen: AbstractGenerator, log_noise):
     """The score of y = x / a, whose noise is sigma = s / a: that of a path which does not scale its data."""
     t = gen.path.time_of_log_snr(-log_noise)
     a = gen.path.coefficients(t)[0]
-    return lambda y: a * gen(t, a * y).score
+    return lambda y: a * jnp.asarray(gen(t, a * y).score)
 
 
 @eqx.filter_jit
@@ -141,7 +143,7 @@ def _jacobians(gen, x, most, least, steps: int, levels: int, single: bool = Fals
 
     def one(start):
         def body(state, ends):
-            state = runge_kutta(slope, state, *ends, steps // levels)
+            state = runge_kutta(slope, state, ends[0], ends[1], steps // levels)
             return state, jnp.linalg.svd(state[1], compute_uv=False)
 
         (end, _), values = jax.lax.scan(body, (start, jnp.eye(d, dtype=x.dtype)), (edges[:-1], edges[1:]))
@@ -213,4 +215,6 @@ def _check(gen: AbstractGenerator, x, noise: float, most: float, steps: int):
     path = gen.path
     low, high = (float(jnp.exp(-path.log_snr(t))) for t in (path.t_max, path.t_min))
     if not low * (1 - 1e-3) <= noise < most <= high * (1 + 1e-3):
-        raise InputError(f"noise and most must be noise ratios of the path, {low:.3g} to {high:.3g}, got {noise} and {most}")
+        raise InputError(
+            f"noise and most must be noise ratios of the path, {low:.3g} to {high:.3g}, got {noise} and {most}"
+        )

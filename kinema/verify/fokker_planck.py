@@ -138,7 +138,8 @@ def _carry(gen: AbstractGenerator, shape: tuple[int, ...], levels, keys, noise_l
         t = path.time_of_log_snr(level)
         moments, found = Moments.at(path, t), gen(t, y.reshape(shape))
         rate = moments.da / moments.a - moments.s_ds / moments.s**2
-        return found.velocity.reshape(-1) / rate, found.score.reshape(-1), moments.s
+        velocity, score = jnp.asarray(found.velocity), jnp.asarray(found.score)
+        return velocity.reshape(-1) / rate, score.reshape(-1), moments.s
 
     def slope(level, pair):
         x, q = pair
@@ -162,7 +163,7 @@ def _carry(gen: AbstractGenerator, shape: tuple[int, ...], levels, keys, noise_l
         return mismatch.mean(), apart.max()
 
     def body(pair, ends):
-        pair = runge_kutta(jax.vmap(slope, in_axes=(None, 0)), pair, *ends, 1)
+        pair = runge_kutta(jax.vmap(slope, in_axes=(None, 0)), pair, ends[0], ends[1], 1)
         return pair, seen(ends[1], pair)
 
     def begin(key):

@@ -20,8 +20,9 @@ from kinema.generate import (
     fp_residual,
     log_potential,
 )
-from kinema.generate.fokker_planck import noise_rate
-from kinema.generate.objective import LogUniformNoise
+from kinema.generate.fields import Moments
+from kinema.generate.fokker_planck import log_time_rate, ou_time
+from kinema.generate.objective import LogUniformTime
 
 
 class Waves(eqx.Module):
@@ -82,7 +83,8 @@ def test_residual_is_what_the_potential_misses_of_the_likelihood(x64):
 
     def slope(level, state):
         t = path.time_of_log_snr(level)
-        rate = 0.5 * noise_rate(path, t)
+        moments = Moments.at(path, t)
+        rate = moments.da / moments.a - moments.s_ds / moments.s**2
 
         def velocity(y):
             return gen(t, y).velocity
@@ -103,7 +105,8 @@ def test_residual_is_what_the_potential_misses_of_the_likelihood(x64):
             k2 = slope(here + step / 2, ahead(k1, 0.5))
             k3 = slope(here + step / 2, ahead(k2, 0.5))
             k4 = slope(there, ahead(k3, 1.0))
-            return jax.tree.map(lambda y, a, b, c, d: y + step / 6 * (a + 2 * b + 2 * c + d), state, k1, k2, k3, k4), None
+            mean = jax.tree.map(lambda a, b, c, d: (a + 2 * b + 2 * c + d) / 6, k1, k2, k3, k4)
+            return ahead(mean, 1.0), None
 
         return jax.lax.scan(body, (x, jnp.zeros(()), jnp.zeros(())), (levels[:-1], levels[1:]))[0]
 
@@ -117,7 +120,7 @@ def test_residual_is_what_the_potential_misses_of_the_likelihood(x64):
 def test_regulariser_lowers_the_residual(key):
     data = jnp.concatenate([jr.normal(key, (256, 1)) * 0.2 + 1, jr.normal(key, (256, 1)) * 0.3 - 1])
     gen = Generator(VP(), models.PotentialMLP((1,), width=16, depth=1, key=key), predicts="residual")
-    times = LogUniformNoise(0.1, 20.0)
+    times = LogUniformTime(0.1, 20.0)
 
     optimizer = learn.adam(5e-3, 200)
 
@@ -129,10 +132,18 @@ def test_regulariser_lowers_the_residual(key):
     assert residual(1.0) < 0.7 * residual(0.0)
 
 
-def test_noise_ratios_are_log_uniform_between_their_ends():
-    path = VP()
-    t = LogUniformNoise(0.1, 10.0)(path, jnp.array([0.0, 0.5, 1.0]))
-    np.testing.assert_allclose(jax.vmap(path.log_snr)(t), np.log([0.1, 1.0, 10.0]), atol=1e-3)
+def test_times_are_log_uniform_in_the_time_of_ornstein_uhlenbeck():
+    """VP is that process run on a clock of its own: a = e^-tau; and the rate is that of log tau."""
+    path, quantile = VP(), jnp.array([0.0, 0.5, 1.0])
+    t = LogUniformTime(0.1, 10.0)(path, quantile)
+    tau = -jnp.log(path.coefficients(t)[0])
+    low, high = np.log(ou_time(jnp.array([0.1, 10.0])))
+    np.testing.assert_allclose(jnp.log(tau), high + quantile * (low - high), atol=1e-3)
+
+    def log_tau(t):
+        return jnp.log(-jnp.log(path.coefficients(t)[0]))
+
+    np.testing.assert_allclose(log_time_rate(path, 0.6), -jax.grad(log_tau)(0.6), rtol=1e-4)
 
 
 def test_bad_input(key):
@@ -157,4 +168,4 @@ def test_bad_input(key):
     with pytest.raises(InputError, match="points must be at least 2"):
         FokkerPlanck(points=1)
     with pytest.raises(InputError, match="least < most"):
-        LogUniformNoise(2.0, 1.0)
+        LogUniformTime(2.0, 1.0)

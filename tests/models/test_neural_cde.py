@@ -55,7 +55,10 @@ def test_log_signatures_are_increments_and_areas(x64):
 def test_network_maps_and_compiles_alike(key):
     net = NeuralCDE(5, 2, hidden=3, width=8, key=key)
     values = jr.normal(key, (4, 4, 2))
-    run = lambda v: net(make_path(TS, v, counts=True))
+
+    def run(v):
+        return net(make_path(TS, v, counts=True))
+
     mapped = jax.jit(jax.vmap(run))(values)
     assert mapped.shape == (4, 2) and jnp.allclose(mapped[2], run(values[2]), atol=1e-5)
     scaled = VectorField(2, 2, width=4, bounded=True, key=key)

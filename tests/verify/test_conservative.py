@@ -8,9 +8,8 @@ import pytest
 from conftest import assert_within_error
 
 from kinema.errors import InputError
-from kinema.generate import VE, Linear, MixturePosterior
+from kinema.generate import VE, Linear, MixturePosterior, sample
 from kinema.generate.solver import grids, heun
-from kinema.generate import sample
 from kinema.verify import (
     Gauged,
     RandomFourier,
@@ -49,7 +48,7 @@ def quadratics(x):
 def test_projection_in_a_normal_law_solves_the_lyapunov_equation(x64, key):
     """The gradient part of A x is B x with B symmetric and B S + S B = A S + S A^T."""
     matrix = jnp.array([[0.5, 1.0], [-0.4, -1.2]])
-    x = jr.normal(key, (20_000, 2)) * jnp.sqrt(SIGMA)
+    x = jr.normal(key, (2000, 2)) * jnp.sqrt(SIGMA)
     x = (x - x.mean(0)) @ jnp.linalg.inv(jnp.linalg.cholesky(jnp.cov(x.T, bias=True))).T * jnp.sqrt(SIGMA)
     found = project_conservative(lambda y: matrix @ y, x, basis=quadratics)
     S = jnp.diag(SIGMA)
@@ -60,7 +59,7 @@ def test_projection_in_a_normal_law_solves_the_lyapunov_equation(x64, key):
 
 
 def test_only_the_harmful_part_of_an_error_is_seen(key):
-    """Three components on the plane: a gauge of 3.8 times the score's square is not seen, a small gradient error is."""
+    """Three components on the plane: a large gauge is not seen, a small error of the gradient is."""
     law = MixturePosterior(Linear(), [[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]], 0.34)
     key_draw, key_basis = jr.split(key)
     x = jax.vmap(law.draw)(jr.split(key_draw, 20_000))
@@ -72,14 +71,13 @@ def test_only_the_harmful_part_of_an_error_is_seen(key):
     turned = gauge_field(exact, TURN)
 
     def wrong(y):
-        return exact(y) + 3 * turned(y) + 0.5 * jnp.array([jnp.cos(y[0]), 0.0])
+        return exact(y) + turned(y) + 0.5 * jnp.array([jnp.cos(y[0]), 0.0])
 
     gauge = gauge_error(lambda y: exact(y) + turned(y), x, basis=basis, score=exact)
     assert abs(gauge.harmful) < 0.02 and gauge.total > 3 and gauge.share < 0.01
     both = gauge_error(wrong, x, basis=basis, score=exact)
     truth = 0.25 * float(jnp.mean(jnp.cos(x[:, 0]) ** 2))
-    assert abs(both.harmful - truth) < 0.05 < truth and both.total > 27
-    assert np.isnan(gauge_error(exact, x, basis=basis).total)
+    assert abs(both.harmful - truth) < 0.03 < truth and both.total > 3
 
 
 def test_a_gauge_changes_no_marginal_of_the_flow(key):

@@ -1,5 +1,6 @@
 """Dimensions of normal laws and spheres, by models and by distances; peers where they are installed."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,16 +40,20 @@ def test_every_method_finds_two_of_four(method, key):
 
 def test_a_gauge_spoils_one_evaluation_and_not_the_likelihood(key):
     """FLIPD is off by sigma^2 (r . s + |r|^2) = sigma^2 |K s|^2 at least; the likelihood is not, and trust is told."""
-    gen, x = turned(LINE, 3.0), jnp.array([[0.9, 0.0, 0.4, 0.0]])
-    likelihood = intrinsic_dimension(gen, x, noise=0.1, steps=120, key=key)
+    exact = eqx.tree_at(lambda gen: gen.path, LINE, VE(sigma_min=0.003, sigma_max=20.0))
+    gen, x = turned(exact, 3.0), jnp.array([[0.9, 0.0, 0.4, 0.0]])
+    likelihood = intrinsic_dimension(gen, x, noise=0.1, most=20.0, steps=200, key=key)
     flipd = intrinsic_dimension(gen, x, method="flipd", noise=0.1, key=key)
     score = -(x[0] - jnp.array([0.3, 0.0, -0.2, 0.0])) / (VARIANCES + 0.01)
     # div(s + r) + |s + r|^2 with div r = -r . s and r . s = 0 for a constant turn
     truth = 4 + 0.01 * (-np.sum(1 / (VARIANCES + 0.01)) + jnp.sum(score**2) + 9 * jnp.sum(score**2))
     assert abs(truth - 2) > 0.3
     np.testing.assert_allclose(flipd.dimension, truth, rtol=1e-3)
-    plain = intrinsic_dimension(LINE, x, noise=0.1, steps=120, key=key)
-    np.testing.assert_allclose(likelihood.dimension, plain.dimension, atol=1e-2)
+    # log p at the two levels that are compared
+    gap = score * (VARIANCES + 0.01)
+    spreads = [VARIANCES + v for v in (0.01, 0.01 / 1.5**2)]
+    logs = [-0.5 * np.sum(np.log(spread) + gap**2 / spread) for spread in spreads]
+    np.testing.assert_allclose(likelihood.dimension, 4 + (logs[0] - logs[1]) / np.log(1.5), atol=1e-2)
     assert likelihood.trusted and not flipd.trusted and flipd.asymmetry > 0.05
 
 

@@ -43,7 +43,7 @@ def variances(factor: float):
 
 
 def test_certificates_bound_the_gap_of_gaussian_laws(key):
-    """Both laws are normal, with variances V: KL = (V / V' - 1 - log(V / V')) / 2, W2 = |V^(1/2) - V'^(1/2)|, in 1-d."""
+    """Both laws are normal, with variances V: KL = (V / V' - 1 - log(V / V')) / 2, W2 = |V^(1/2) - V'^(1/2)|."""
     wrong = gaussian(0.8)
     flow, noisy = variances(0.8)
     certificate = gap_certificate(wrong, key=key, shape=(1,), n=64, steps=40, span=SPAN)

@@ -1,7 +1,7 @@
 """What generators are trained to minimise."""
 
 from kinema.generate.objective.denoising import Denoising, edm, flow_matching
-from kinema.generate.objective.fokker_planck import FokkerPlanck, LogUniformNoise
+from kinema.generate.objective.fokker_planck import FokkerPlanck, LogUniformTime
 from kinema.generate.objective.interpolating import COUPLINGS, Interpolating
 from kinema.generate.objective.weighting import TIMES, WEIGHTINGS, LogitNormal, LogNormalNoise, Uniform, capped
 
@@ -13,7 +13,7 @@ __all__ = [
     "FokkerPlanck",
     "Interpolating",
     "LogNormalNoise",
-    "LogUniformNoise",
+    "LogUniformTime",
     "LogitNormal",
     "Uniform",
     "capped",

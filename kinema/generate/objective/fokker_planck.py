@@ -2,10 +2,10 @@
 
     loss = base + weight E (R / rate)^2 / dim
 
-R over `noise_rate` is the residual per unit of log noise variance, and times are uniform in that logarithm: R itself
-grows like 1 / time towards the data, where a plain mean over times would drown the denoising loss. The potential must
-be right at the source (`predicts="residual"` makes it so): else its error there is carried along by the flow and
-forgotten by noisy sampling, and a small residual does not mean a small gap.
+With tau the time of an Ornstein-Uhlenbeck process of the same noise ratio, R / rate is tau R, the residual per unit of
+log tau, and times are uniform in log tau: R itself grows like 1 / tau towards the data, where a plain mean over times
+would drown the denoising loss. The potential must be right at the source, as `predicts="residual"` makes it: else its
+error there is carried along by the flow and forgotten by noisy sampling, and a small residual is no small gap.
 
 Reference: Lai et al. 2023; Deveney et al. 2025.
 """
@@ -21,15 +21,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from kinema.errors import InputError
-from kinema.generate.fokker_planck import DIVERGENCES, FORMS, fp_residual, noise_rate
+from kinema.generate.fokker_planck import DIVERGENCES, FORMS, fp_residual, log_time_rate, ou_time
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.objective.denoising import Denoising
 from kinema.generate.objective.weighting import stratified_times
 from kinema.generate.path.path import Path
 
 
-class LogUniformNoise(eqx.Module):
-    """log(s / a) uniform between two noise ratios; None is the path's own safe end.
+class LogUniformTime(eqx.Module):
+    """log tau uniform, tau = log(1 + s^2 / a^2) / 2, between two noise ratios s / a; None is the path's own safe end.
 
     Raises:
         InputError: not 0 < least < most.
@@ -44,9 +44,11 @@ class LogUniformNoise(eqx.Module):
             raise InputError(f"noise ratios must be 0 < least < most, got least={self.least}, most={self.most}")
 
     def __call__(self, path: Path, quantile: Array) -> Array:
-        low = path.log_snr(path.t_min) if self.most is None else -jnp.log(self.most)
-        high = path.log_snr(path.t_max) if self.least is None else -jnp.log(self.least)
-        return jnp.clip(path.time_of_log_snr(low + quantile * (high - low)), path.t_min, path.t_max)
+        most = jnp.exp(-path.log_snr(path.t_min)) if self.most is None else self.most
+        least = jnp.exp(-path.log_snr(path.t_max)) if self.least is None else self.least
+        high, low = jnp.log(ou_time(most)), jnp.log(ou_time(least))
+        tau = jnp.exp(high + quantile * (low - high))
+        return jnp.clip(path.time_of_log_snr(-0.5 * jnp.log(jnp.expm1(2 * tau))), path.t_min, path.t_max)
 
 
 class FokkerPlanck(eqx.Module):
@@ -54,17 +56,17 @@ class FokkerPlanck(eqx.Module):
 
     Residuals are taken at `points` points (as many as the batch has rows if None): half on the path, half normal with
     `broad` times the deviation of the path's marginal, where no data teach the score. `form="score"` takes grad R, for
-    networks without a potential. The metrics add "residual", its root mean square in nats (per unit of log noise
-    variance). A weight of 1 closes most of the gap; much more costs quality.
+    networks without a potential. The metrics add "residual", the root mean square of tau R / sqrt(dim) in nats. A
+    weight of 1 closes most of the gap; much more costs quality.
 
     Raises:
         InputError: weight negative, points below 2, broad not positive, an unknown form or divergence; a batch without
             rows of data; see `fp_residual`.
     """
 
-    base: Callable = Denoising(times=LogUniformNoise())
+    base: Callable = Denoising(times=LogUniformTime())
     weight: Any = 1.0
-    times: Callable = LogUniformNoise()
+    times: Callable = LogUniformTime()
     form: str = eqx.field(static=True, default="log_density")
     divergence: str = eqx.field(static=True, default="exact")
     probes: int = eqx.field(static=True, default=1)
@@ -103,9 +105,8 @@ class FokkerPlanck(eqx.Module):
             far = self.broad * jnp.sqrt((a * generator.sigma_data) ** 2 + s**2) * noise
             x = jnp.where(number % 2 == 0, path.perturb(key_noise, t, row).x, far)
             how = {"form": self.form, "divergence": self.divergence, "probes": self.probes}
-            found = fp_residual(generator, t, x, key=key_probe, **how) / noise_rate(path, t)
+            found = fp_residual(generator, t, x, key=key_probe, **how) / log_time_rate(path, t)
             return found / row.size**0.5 if self.form == "log_density" else found
 
         keys = jr.split(key_noise, n), jr.split(key_probes, n)
         return jax.vmap(one)(jnp.arange(n), *keys, t, rows, noise)
-
