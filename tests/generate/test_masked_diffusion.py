@@ -36,15 +36,6 @@ STATES, P = all_states(L, K), JOINT.ravel()
 MASKS = np.array(list(itertools.product([False, True], repeat=L)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def unoptimised():
-    """Most of this file's time is compilation."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def model():
     return table_model(JOINT)

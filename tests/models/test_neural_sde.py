@@ -48,15 +48,7 @@ def test_loss_is_misfit_and_kl(key):
     assert full[0] == pytest.approx(float(metrics["kl"]) / 5, rel=1e-5)
 
 
-@pytest.fixture
-def unoptimised():
-    """Compiled fast rather than to run fast."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def test_adversaries_move_apart_and_stay_clipped(key, unoptimised):
+def test_adversaries_move_apart_and_stay_clipped(key):
     """One step: the generator's part of the gap goes down, the critic's up, and its weights lie within 1 / outputs."""
     key_generator, key_critic, key_data, key_step = jr.split(key, 4)
     generator = NeuralSDE(1, hidden=3, noises=2, width=4, key=key_generator)

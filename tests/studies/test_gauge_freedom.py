@@ -3,15 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.studies import gauge_freedom
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("gauge-freedom", "smoke")
+    evidence = studies.run("gauge-freedom", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert np.isfinite([metric.measured.mean for metric in evidence.metrics]).all()
     assert evidence.metrics[3].measured.mean < 0.05

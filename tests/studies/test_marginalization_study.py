@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from conftest import assert_within_error
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.generate import discrete
@@ -16,8 +15,7 @@ from kinema.studies.marginalization_energies import Truth
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("marginalization-models", "smoke")
+    evidence = studies.run("marginalization-models", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert [figure.name for figure in evidence.figures] == ["lattice", "agreement", "completions", "strings"]
     values = {metric.name: metric.measured.mean for metric in evidence.metrics}

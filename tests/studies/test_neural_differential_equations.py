@@ -1,15 +1,13 @@
 """The study runs, and its measure of the stationary law is right where it is known."""
 
 import numpy as np
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.studies import neural_differential_equations_bistable as wells
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("neural-differential-equations", "smoke")
+    evidence = studies.run("neural-differential-equations", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert all(np.isfinite(metric.values).all() for metric in evidence.metrics)
 

@@ -1,15 +1,13 @@
 """The study runs, and its exact case has no gap."""
 
 import numpy as np
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.studies import ode_sde_gap
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("ode-sde-gap", "smoke")
+    evidence = studies.run("ode-sde-gap", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert np.isfinite([metric.measured.mean for metric in evidence.metrics]).all()
     assert [one.name for one in evidence.figures] == ["weights", "densities"]

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.studies import singular_likelihood as study
@@ -14,8 +13,7 @@ from kinema.studies import singular_likelihood as study
 
 def test_smoke():
     pytest.importorskip("sklearn")
-    with unoptimised():
-        evidence = studies.run("singular-likelihood", "smoke")
+    evidence = studies.run("singular-likelihood", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert [picture.name for picture in evidence.figures] == ["noise", "fits"]
     assert all(np.isfinite(metric.values).all() for metric in evidence.metrics)
@@ -42,10 +40,9 @@ def test_truth_lies_on_its_curve_and_sheet():
 def test_levels_of_a_joint_fit_do_not_touch_each_other():
     data, keys = jax.vmap(study.truth)(jr.uniform(jr.key(0), (50, 1))), (jr.key(1), jr.key(2))
     noises, starts = jnp.array([0.0, 0.3]), jnp.array([0.02, 0.5])
-    with unoptimised():
-        one, other = (
-            study.fit_levels(data, noises[i], starts[i], *keys, 8) for i in (jnp.array([0, 1]), jnp.array([1, 0]))
-        )
+    one, other = (
+        study.fit_levels(data, noises[i], starts[i], *keys, 8) for i in (jnp.array([0, 1]), jnp.array([1, 0]))
+    )
     leaves = zip(jax.tree.leaves(one.generator), jax.tree.leaves(other.generator))
     assert all(np.allclose(a, b[::-1], atol=1e-5) for a, b in leaves if eqx.is_array(a))
     assert one.log_std[0] < one.log_std[1]

@@ -3,15 +3,13 @@
 import jax
 import jax.random as jr
 import numpy as np
-from unoptimised import unoptimised
 
 from kinema import studies
 from kinema.studies import stochastic_interpolants as study
 
 
 def test_smoke():
-    with unoptimised():
-        evidence = studies.run("stochastic-interpolants", "smoke")
+    evidence = studies.run("stochastic-interpolants", "smoke")
     assert evidence.verdict in ("reproduced", "falls short")
     assert [picture.name for picture in evidence.figures] == ["divergence", "learnt", "bridge", "digits"]
     assert all(np.isfinite(metric.values).all() for metric in evidence.metrics)

@@ -71,15 +71,6 @@ def test_spheres_by_distances(method, dim, space):
     assert found.local.shape == (1000,)
 
 
-def test_scikit_dimension_agrees():
-    peer = pytest.importorskip("skdim")
-    x = sphere(1000, 2, 5)
-    ours = data_dimension(jnp.asarray(x)).dimension
-    assert np.isclose(ours, peer.id.TwoNN().fit(x).dimension_, rtol=1e-3)
-    ours = data_dimension(jnp.asarray(x), method="mle").dimension
-    assert np.isclose(ours, peer.id.MLE(K=20).fit(x).dimension_, rtol=0.02)
-
-
 def test_bad_input(key):
     x = jnp.zeros((2, 4))
     with pytest.raises(InputError, match="unknown method 'flips'; did you mean 'flipd'"):
