@@ -62,7 +62,8 @@ def integrate(
         dt: fixed step; each interval of `ts` is divided into equal steps not longer than it. None: adaptive.
         adjoint: how gradients are taken, a name in `ADJOINTS` or a Diffrax adjoint. "recursive" (exact, checkpoints) is
             right nearly always; "forward" for `jvp`; "direct" for both, slowly; "backsolve" is approximate; "implicit"
-            differentiates a steady state, so `ts` must be (start, end).
+            differentiates a steady state, so `ts` must be (start, end); "reversible" is exact in constant memory, for
+            reversible methods (see `kinema.motion.reversible`).
         dense: also give `Trajectory.interpolate` at any time between. Keeps every step: memory grows with `max_steps`.
         key: random key of the Brownian motion. One key is one path, to the resolution of the steps, whatever `dt` is.
         args: passed on to the law.

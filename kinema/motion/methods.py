@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kinema.errors import InputError
+from kinema.motion.reversible import ReversibleAdjoint
 from kinema.motion.symplectic import Leapfrog, Yoshida4
 
 METHODS: dict[str, Callable[..., diffrax.AbstractSolver]] = {
@@ -55,6 +56,7 @@ ADJOINTS: dict[str, Callable[..., diffrax.AbstractAdjoint]] = {
     "forward": diffrax.ForwardMode,
     "backsolve": diffrax.BacksolveAdjoint,
     "implicit": diffrax.ImplicitAdjoint,
+    "reversible": ReversibleAdjoint,
 }
 """Ways to differentiate through a solve, by name."""
 

@@ -143,7 +143,7 @@ def test_what_cannot_be_undone_is_refused():
 
     def run(match, **how):
         with pytest.raises(InputError, match=match):
-            integrate(law, jnp.ones(2), [0.0, 1.0], adjoint=ReversibleAdjoint(), **how)
+            integrate(law, jnp.ones(2), [0.0, 1.0], adjoint="reversible", **how)
 
     run("fixed steps")
     run("not reversible", method="heun", dt=0.1)
@@ -160,7 +160,7 @@ def test_parameters_in_a_closure_are_refused():
     def loss(rate):
         law = FunctionLaw(lambda t, x, args: -rate * x)
         return integrate(
-            law, jnp.ones(1), [0.0, 1.0], method="reversible_heun", dt=0.5, adjoint=ReversibleAdjoint()
+            law, jnp.ones(1), [0.0, 1.0], method="reversible_heun", dt=0.5, adjoint="reversible"
         ).states.sum()
 
     with pytest.raises(Exception, match=r"(?i)closed|closure|leak|tracer|nondifferentiable|custom_vjp"):
