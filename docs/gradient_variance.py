@@ -15,30 +15,13 @@ import numpy as np
 from kinema import learn, models
 from kinema.generate import Denoising, Generator, Linear
 from kinema.generate.objective import TIMES, WEIGHTINGS
-from kinema.generate.objective.weighting import stratified_times
+from kinema.generate.objective.weighting import QUANTILES, draw_times
 from kinema.report.charts import house
 from kinema.report.picture import Picture
 from kinema.studies.path_core import moons
 
 FILE = Path(__file__).parent / "images" / "gradient-variance.svg"
 BATCH, BATCHES, TRAINED = 64, 2000, 25
-
-
-def independent(path, key):
-    return TIMES["uniform"](path, jr.uniform(key, (BATCH,)))
-
-
-def antithetic(path, key):
-    """Every quantile and what it lacks to 1."""
-    half = jr.uniform(key, (BATCH // 2,))
-    return TIMES["uniform"](path, jnp.concatenate([half, 1 - half]))
-
-
-def stratified(path, key):
-    return stratified_times(TIMES["uniform"], path, key, BATCH)
-
-
-DRAWN = {"independent": independent, "antithetic": antithetic, "stratified": stratified}
 
 
 def trained() -> Generator:
@@ -58,7 +41,7 @@ def trained() -> Generator:
 
 
 @eqx.filter_jit
-def relative_variance(gen: Generator, objective: Denoising, times, key):
+def relative_variance(gen: Generator, objective: Denoising, key):
     params, static = eqx.partition(gen, eqx.is_inexact_array)
 
     def loss(params, t, key):
@@ -69,7 +52,8 @@ def relative_variance(gen: Generator, objective: Denoising, times, key):
 
     def gradient(key):
         key_times, key_rest = jr.split(key)
-        grads = jax.grad(loss)(params, times(gen.path, key_times), key_rest)
+        times = draw_times(TIMES["uniform"], gen.path, key_times, BATCH, objective.quantiles)
+        grads = jax.grad(loss)(params, times, key_rest)
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(grads)])
 
     grads = jax.lax.map(gradient, jr.split(key, BATCHES))
@@ -81,12 +65,12 @@ def relative_variance(gen: Generator, objective: Denoising, times, key):
 def main():
     gen = trained()
     found = {
-        weight: [float(relative_variance(gen, Denoising(weight=weight), times, jr.key(1))) for times in DRAWN.values()]
+        weight: [float(relative_variance(gen, Denoising(weight, quantiles=how), jr.key(1))) for how in QUANTILES]
         for weight in WEIGHTINGS
     }
     with house(6.2, 3.0) as (figure, axes):
         places = np.arange(len(found))
-        for i, name in enumerate(DRAWN):
+        for i, name in enumerate(QUANTILES):
             heights = [row[i] for row in found.values()]
             axes.bar(places + 0.27 * (i - 1), heights, 0.25, color=f"C{i}", label=f"{name} times")
         axes.set_xticks(places, list(found))

@@ -14,7 +14,7 @@ from kinema.generate.fields import Moments, convert
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.mixtures import MixturePosterior
 from kinema.generate.objective import TIMES, Denoising, capped, edm, flow_matching
-from kinema.generate.objective.weighting import stratified_times
+from kinema.generate.objective.weighting import draw_times
 
 PATHS = [VP(), SubVP(), VE(), EDM(), Linear()]
 ids = [type(path).__name__ for path in PATHS]
@@ -125,7 +125,7 @@ def test_one_loss_for_every_parameterization(path, key, x64):
 
 def test_presets(key):
     model, x1 = constant(Linear(), 0.0), jnp.ones((64, 2))
-    t = stratified_times(TIMES["uniform"], Linear(), jr.split(key)[0], 64)
+    t = draw_times(TIMES["uniform"], Linear(), jr.split(key)[0], 64)
     np.testing.assert_allclose(flow_matching()(model, x1, key)[0], jnp.mean(1 / (1 - t) ** 2), rtol=1e-4)
     assert (edm().weight, edm().times) == ("residual", "log-normal-noise")
     assert edm(times="uniform").times == "uniform"
@@ -134,8 +134,12 @@ def test_presets(key):
 def test_times_are_stratified_and_of_their_law(key):
     n = 50
     for seed in range(3):
-        t = stratified_times(TIMES["uniform"], Linear(), jr.key(seed), n)
+        t = draw_times(TIMES["uniform"], Linear(), jr.key(seed), n)
         np.testing.assert_array_equal(np.floor(np.asarray(t) * n), np.arange(n))
+    pairs = np.asarray(draw_times(lambda path, q: q, Linear(), key, 7, "antithetic"))
+    np.testing.assert_allclose(pairs[:3] + pairs[4:], 1, rtol=1e-6)
+    free = np.asarray(draw_times(lambda path, q: q, Linear(), key, n, "independent"))
+    assert len(set(np.floor(free * n))) < n and 0 < free.min() < free.max() < 1
     # Quantiles: logit(t) and log(s / a) are normal, with the mean and spread of the papers.
     quantiles = jnp.array([0.1, 0.5, 0.9])
     z = np.array([-1.2815516, 0, 1.2815516])
@@ -167,6 +171,7 @@ def test_augmentation_and_trees(key):
     [
         (lambda: Denoising(weight="noises"), "did you mean 'noise'"),
         (lambda: Denoising(times="uniformly"), "did you mean 'uniform'"),
+        (lambda: Denoising(quantiles="antithetical"), "did you mean 'antithetic'"),
         (lambda: Denoising(unconditional=1.0, null=3), r"\[0, 1\)"),
         (lambda: Denoising(unconditional=0.1), "null"),
         (lambda: capped("noise", 0.0), "positive"),

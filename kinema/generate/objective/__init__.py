@@ -3,10 +3,19 @@
 from kinema.generate.objective.denoising import Denoising, edm, flow_matching
 from kinema.generate.objective.fokker_planck import FokkerPlanck, LogUniformTime
 from kinema.generate.objective.interpolating import COUPLINGS, Interpolating
-from kinema.generate.objective.weighting import TIMES, WEIGHTINGS, LogitNormal, LogNormalNoise, Uniform, capped
+from kinema.generate.objective.weighting import (
+    QUANTILES,
+    TIMES,
+    WEIGHTINGS,
+    LogitNormal,
+    LogNormalNoise,
+    Uniform,
+    capped,
+)
 
 __all__ = [
     "COUPLINGS",
+    "QUANTILES",
     "TIMES",
     "WEIGHTINGS",
     "Denoising",

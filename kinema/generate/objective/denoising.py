@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PyTree
 
-from kinema.errors import InputError
+from kinema.errors import InputError, choose
 from kinema.generate.fields import Heads, Moments, convert
 from kinema.generate.generator import AbstractGenerator, centre
-from kinema.generate.objective.weighting import named_times, named_weighting, stratified_times
+from kinema.generate.objective.weighting import QUANTILES, draw_times, named_times, named_weighting
 from kinema.generate.path.path import Path
 
 
@@ -28,7 +28,8 @@ class Denoising(eqx.Module):
     """The objective `(generator, batch, key) -> (loss, metrics)` that `learn.fit` minimises.
 
     A batch is an array of data `(n, ...)` or a dict with `x1` and, where used, `cond` and `x0`. `weight` and `times`
-    are names or functions of `kinema.generate.objective.weighting`. `augment(key, x1) -> x1` acts on one sample.
+    are names or functions of `kinema.generate.objective.weighting`; `quantiles` says how the times of a batch are drawn
+    from their law, a name of its `QUANTILES`. `augment(key, x1) -> x1` acts on one sample.
     A second output, the score of a path whose noise is not normal, adds |s (score - true score)|^2 with weight 1.
     `unconditional` replaces the label by the null label with that probability, as classifier-free guidance needs.
 
@@ -38,6 +39,7 @@ class Denoising(eqx.Module):
 
     weight: str | Callable = "noise"
     times: str | Callable = "uniform"
+    quantiles: str = "stratified"
     augment: Callable | None = None
     unconditional: float = 0.0
     null: int | None = None
@@ -45,6 +47,7 @@ class Denoising(eqx.Module):
     def __check_init__(self):
         named_weighting(self.weight)
         named_times(self.times)
+        choose(QUANTILES, self.quantiles, "way to draw quantiles")
         if not 0 <= self.unconditional < 1:
             raise InputError(f"unconditional must be in [0, 1), got {self.unconditional}")
         if self.unconditional > 0 and self.null is None:
@@ -56,7 +59,7 @@ class Denoising(eqx.Module):
             raise InputError(f"{type(generator.path).__name__} has a random endpoint; train it with Interpolating")
         n = jax.tree.leaves(batch["x1"])[0].shape[0]
         key_times, key_samples = jr.split(key)
-        t = stratified_times(named_times(self.times), generator.path, key_times, n)
+        t = draw_times(named_times(self.times), generator.path, key_times, n, self.quantiles)
         losses = jax.vmap(lambda k, time, sample: self.one(generator, k, time, sample))(
             jr.split(key_samples, n), t, batch
         )

@@ -24,7 +24,7 @@ from kinema.errors import InputError
 from kinema.generate.fokker_planck import DIVERGENCES, FORMS, fp_residual, log_time_rate, ou_time
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.objective.denoising import Denoising
-from kinema.generate.objective.weighting import stratified_times
+from kinema.generate.objective.weighting import draw_times
 from kinema.generate.path.path import Path
 
 
@@ -97,7 +97,7 @@ class FokkerPlanck(eqx.Module):
         path, n = generator.path, self.points or len(x1)
         key_rows, key_times, key_order, key_noise, key_broad, key_probes = jr.split(key, 6)
         rows = x1[jr.randint(key_rows, (n,), 0, len(x1))]
-        t = jr.permutation(key_order, stratified_times(self.times, path, key_times, n))
+        t = jr.permutation(key_order, draw_times(self.times, path, key_times, n))
         noise = jr.normal(key_broad, rows.shape, rows.dtype)
 
         def one(number, key_noise, key_probe, t, row, noise):

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from kinema.errors import InputError, choose
 from kinema.generate.fields import Heads, Moments
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.objective.weighting import named_times, stratified_times
+from kinema.generate.objective.weighting import QUANTILES, draw_times, named_times
 
 
 def paired(key, x0: PyTree, x1: PyTree) -> Int[Array, " n"]:
@@ -51,7 +51,8 @@ class Interpolating(eqx.Module):
     """The objective `(generator, batch, key) -> (loss, metrics)` for paths with a random endpoint.
 
     A batch is a dict of `x1 (n, ...)`, `x0` of the same shape and, where used, `cond`. `coupling` is a name of
-    `COUPLINGS` or a function (key, x0, x1) -> the row of x0 for every row of x1. The metrics hold the loss of each
+    `COUPLINGS` or a function (key, x0, x1) -> the row of x0 for every row of x1; `times` and `quantiles` are as for
+    `Denoising`; `antithetic` takes every z with -z. The metrics hold the loss of each
     output by its name.
 
     Raises:
@@ -59,11 +60,13 @@ class Interpolating(eqx.Module):
     """
 
     times: str | Callable = "uniform"
+    quantiles: str = "stratified"
     coupling: str | Callable = "independent"
     antithetic: bool = True
 
     def __check_init__(self):
         named_times(self.times)
+        choose(QUANTILES, self.quantiles, "way to draw quantiles")
         _coupling(self.coupling)
 
     def __call__(self, generator: AbstractGenerator, batch, key) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -78,7 +81,7 @@ class Interpolating(eqx.Module):
             raise InputError(f"x0 and x1 must have the same shapes, got {shapes[0]} and {shapes[1]}")
         n = shapes[1][0][0]
         key_times, key_pairs, key_noise = jr.split(key, 3)
-        t = stratified_times(named_times(self.times), path, key_times, n)
+        t = draw_times(named_times(self.times), path, key_times, n, self.quantiles)
         rows = _coupling(self.coupling)(key_pairs, x0, x1)
         samples = batch | {"x0": jax.tree.map(lambda leaf: leaf[rows], x0)}
         losses = jax.vmap(lambda k, time, sample: self.one(generator, k, time, sample))(

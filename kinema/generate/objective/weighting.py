@@ -94,10 +94,29 @@ TIMES = {"uniform": Uniform(), "logit-normal": LogitNormal(), "log-normal-noise"
 """(path, quantile) -> t, laws of training times by name."""
 
 
-def stratified_times(times: Callable, path: Path, key, n: int) -> Float[Array, " n"]:
-    """n times of the law `times`, one in each of n equal quantiles: the mean of a batch with less variance."""
-    quantile = (jnp.arange(n) + jr.uniform(key, (n,))) / n
-    return times(path, jnp.clip(quantile, 1e-6, 1 - 1e-6))
+def independent(key, n: int) -> Float[Array, " n"]:
+    """Uniform and independent."""
+    return jr.uniform(key, (n,))
+
+
+def antithetic(key, n: int) -> Float[Array, " n"]:
+    """In pairs that add up to 1."""
+    half = jr.uniform(key, (-(-n // 2),))
+    return jnp.concatenate([half, 1 - half])[:n]
+
+
+def stratified(key, n: int) -> Float[Array, " n"]:
+    """One in each of n equal parts, in order: the mean of a batch with less variance."""
+    return (jnp.arange(n) + jr.uniform(key, (n,))) / n
+
+
+QUANTILES = {"independent": independent, "antithetic": antithetic, "stratified": stratified}
+"""(key, n) -> n quantiles in (0, 1), ways to draw the times of a batch by name."""
+
+
+def draw_times(times: Callable, path: Path, key, n: int, quantiles: str = "stratified") -> Float[Array, " n"]:
+    """n times of the law `times`."""
+    return times(path, jnp.clip(QUANTILES[quantiles](key, n), 1e-6, 1 - 1e-6))
 
 
 def named_weighting(weight: str | Callable) -> Callable[[Moments, float], Array]:
