@@ -8,6 +8,7 @@ Gaussian mixture in the plane whose posterior mean is known.
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import sys
@@ -32,6 +33,7 @@ def data_prediction(x: torch.Tensor, a: float, s: float) -> torch.Tensor:
     return torch.einsum("nk,nkd->nd", share, means + (a * variances / spread)[:, None] * gap)
 
 
+@functools.cache
 def k_diffusion_sampling():
     """The sampling module alone: the package imports evaluation tools that are not needed here."""
     package = importlib.util.find_spec("k_diffusion")
