@@ -58,14 +58,14 @@ class Grid:
 
     @property
     def log_snr(self) -> np.ndarray:
-        """log(a / s): -inf where a = 0, inf where s = 0."""
-        with np.errstate(divide="ignore"):
+        """log(a / s): -inf where a = 0, inf where s = 0, NaN where both are."""
+        with np.errstate(divide="ignore", invalid="ignore"):
             return np.log(self.a) - np.log(self.s)
 
     @property
     def noise_ratio(self) -> np.ndarray:
-        """kappa = s / a, infinite where a = 0."""
-        with np.errstate(divide="ignore"):
+        """kappa = s / a, infinite where a = 0, NaN where both are."""
+        with np.errstate(divide="ignore", invalid="ignore"):
             return self.s / self.a
 
     def at_noise_ratio(self, kappa: float) -> tuple[float, float, float, float]:
