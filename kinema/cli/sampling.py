@@ -76,6 +76,8 @@ def prepare(
         generator = Guided(generator, jnp.asarray(classes), guidance)  # pyright: ignore[reportCallIssue]
     known = {"statistics": str(folder)} if solver == "dpm-solver-v3" and (folder / STATISTICS).exists() else {}
     plan = make(solver, run.generator.path, steps, grid, **known)
+    for note in plan.notes:
+        tell(f"note: {note}", style="yellow")
     settings = {
         "run": str(folder),
         "solver": solver,

@@ -82,7 +82,8 @@ class Generator(AbstractGenerator):
 
     Example:
         >>> gen = Generator(Linear(), models.make("mlp", shape=(2,), key=key), predicts="velocity")
-        >>> gen(0.5, x).data
+        >>> gen(0.5, x).data.shape
+        (2,)
 
     Raises:
         InputError: an unknown `predicts`, or a pair that does not fit the path; `sigma_data` not positive.

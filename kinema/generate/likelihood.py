@@ -51,7 +51,7 @@ def log_prob(
     though a trace of the data is left in it (a(0) = 0.0066 for VP).
 
     Example:
-        >>> jax.vmap(lambda one: log_prob(gen, one))(x).shape
+        >>> jax.vmap(lambda x: log_prob(gen, x))(data).shape
         (64,)
 
     Raises:

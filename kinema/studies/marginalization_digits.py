@@ -1,6 +1,5 @@
 """Marginalization models of binary digits: one call for a marginal against one call a pixel."""
 
-import time
 from typing import NamedTuple
 
 import equinox as eqx
@@ -14,6 +13,7 @@ from kinema import learn
 from kinema.errors import require
 from kinema.generate import discrete
 from kinema.generate.discrete import MarginalMLP, MarginalModel
+from kinema.studies.timing import least_seconds
 
 PIXELS, TRAINED = 64, 1500
 KNOWN = (8, 16, 32, 48, 64)  # pixels of a marginal
@@ -56,8 +56,8 @@ def on_digits(
         many, one = by_order(model, x, masks, orders, key_many), by_order(model, x, masks, 1, key_one)
         agreement.append(correlation(m, many))
         orders_agree.append(correlation(one, many))
-    slow = seconds(lambda: by_order(model, x, masks, 1, key_one), 3)
-    fast = seconds(lambda: one_call(model, x, masks), 20)
+    slow = least_seconds(lambda: by_order(model, x, masks, 1, key_one), 3)
+    fast = least_seconds(lambda: one_call(model, x, masks), 20)
     return Digits(
         agreement,
         orders_agree,
@@ -94,14 +94,3 @@ def complete(model: MarginalModel, x, key) -> Int[Array, "n draws pixels"]:
 
 def correlation(a, b) -> float:
     return float(np.corrcoef(a, b)[0, 1])
-
-
-def seconds(call, times: int) -> float:
-    """The least of several."""
-    jax.block_until_ready(call())
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        found.append(time.perf_counter() - start)
-    return min(found)

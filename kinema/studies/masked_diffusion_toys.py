@@ -1,6 +1,5 @@
 """What `masked_diffusion` measures where the answer is known: a joint law by enumeration, and a law of tokens."""
 
-import time
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from kinema.generate.discrete.first_hitting import sample_masked
 from kinema.generate.discrete.masked_exact import law_of_plans, parallel_law, plans, table_model
 from kinema.generate.discrete.masking import MaskedModel
 from kinema.generate.discrete.truncation import effective_temperature, entropy, largest_gumbel, one_stage_law
+from kinema.studies.timing import least_seconds
 
 LENGTH, LEVELS = 4, 3
 ZIPF = 1 / np.arange(1, 2001) / (1 / np.arange(1, 2001)).sum()
@@ -124,8 +124,8 @@ def on_draws(tokens: int, most: int, half: int, length: int, steps: int, seed: i
     temperature, half_temperature = (
         effective_temperature(ZIPF, np.bincount(np.asarray(one), minlength=len(ZIPF))) for one in (x, cold)
     )
-    ours = seconds(lambda: sample_masked(sequence, 1, key=key_time).x, 10)
-    published = seconds(lambda: one_stage(jnp.log(ZIPF), key_time, length, steps), 2)
+    ours = least_seconds(lambda: sample_masked(sequence, 1, key=key_time).x, 10)
+    published = least_seconds(lambda: one_stage(jnp.log(ZIPF), key_time, length, steps), 2)
     surprise = float(-np.log(ZIPF)[np.asarray(x)].mean())
     return Draws(temperature, surprise, half_temperature, ours, published)
 
@@ -157,14 +157,3 @@ class Constant(eqx.Module):
 
     def __call__(self, x):
         return jnp.broadcast_to(self.log_p, (self.length, len(self.log_p)))
-
-
-def seconds(call, times: int) -> float:
-    """The least of several."""
-    jax.block_until_ready(call())
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        found.append(time.perf_counter() - start)
-    return min(found)

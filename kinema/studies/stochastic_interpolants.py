@@ -97,8 +97,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
             Metric(
                 "digits carried by the flow, recognised as the class five above",
                 [one.recognised["flow"] for one in moved],
-                0.8,
-                ">=",
+                direction=">=",
                 baseline=[one.recognised["real"] for one in moved],
                 against="real digits held out",
             ),

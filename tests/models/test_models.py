@@ -210,8 +210,11 @@ def test_a_name_is_registered_once():
         models.model("mlp")(models.MLP)
 
 
-@pytest.mark.parametrize("module", ["registry", "embedding", "suggestion"])
+WITH_EXAMPLES = ["conservative", "embedding", "equilibrium", "neural_cde", "neural_ode", "neural_sde", "registry"]
+
+
+@pytest.mark.parametrize("module", [*WITH_EXAMPLES, "suggestion"])
 def test_examples_in_docstrings(module):
-    names = {"jax": jax, "jnp": jnp, "MLP": models.MLP}
+    names = {"jax": jax, "jnp": jnp, "jr": jr, "np": np, "MLP": models.MLP}
     result = doctest.testmod(importlib.import_module(f"kinema.models.{module}"), extraglobs=names)
     assert result.attempted and not result.failed

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["integrate", "invariants", "law", "readers", "trajectory"])
+@pytest.mark.parametrize("name", ["brownian", "integrate", "invariants", "law", "readers", "reversible", "trajectory"])
 def test_examples(name):
     result = doctest.testmod(importlib.import_module(f"kinema.motion.{name}"))
     assert result.attempted and not result.failed

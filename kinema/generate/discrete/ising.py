@@ -21,7 +21,7 @@ class Ising(eqx.Module):
 
     The defaults are those of Liu et al. 2024, who count every bond twice, with 0.1.
 
-    >>> Ising((3, 3))(jnp.ones(9, int)).round(3).item()  # 18 bonds and 9 sites, 0.2 each
+    >>> round(Ising((3, 3))(jnp.ones(9, int)).item(), 3)  # 18 bonds and 9 sites, 0.2 each
     5.4
 
     Raises:

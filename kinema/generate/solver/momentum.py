@@ -106,6 +106,10 @@ def heavy_ball(
     `variable` as in `adams`; the data form has the published midpoint step and `number` in (1, 2], and its momentum
     begins with the first step of order 2.
 
+    Example:
+        >>> solver.heavy_ball(path, grid, number=2.6).name
+        'hb-2.6'
+
     Raises:
         InputError: a number that `split` refuses, or outside (1, 2] on data; unknown `extrapolates`; the noise on a
             grid that starts where a = 0.
@@ -131,6 +135,10 @@ def nesterov(
     path, grid: Grid, *, number: float | int = 3.8, extrapolates: str = "noise", variable: bool = True
 ) -> Plan:
     """Nesterov's momentum on Adams-Bashforth. `variable` as in `adams`.
+
+    Example:
+        >>> solver.nesterov(path, grid).history
+        5
 
     Raises:
         InputError: a number that `split` refuses; unknown `extrapolates`; the noise on a grid that starts where a = 0.
