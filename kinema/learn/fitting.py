@@ -4,7 +4,7 @@ import collections
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import equinox as eqx
@@ -18,12 +18,12 @@ from kinema.errors import InputError, NotFinite
 from kinema.learn.batches import Batches, Layout
 from kinema.learn.checkpoint import Checkpoints
 from kinema.learn.chunk import Chunks, Fixed
-from kinema.learn.gradient import BackPropagation, GradientSource, Objective
+from kinema.learn.gradient import GradientSource, Objective, as_source
 from kinema.learn.history import History, Recorder
 from kinema.learn.identity import identity
 from kinema.learn.probe import Probe
 from kinema.learn.progress import Interrupt, Progress
-from kinema.learn.step import begin
+from kinema.learn.step import LearnState, begin, continued
 from kinema.learn.trainable import Trainable, Where
 
 SECONDS = 60.0  # between checkpoints, if nothing else is said
@@ -31,13 +31,16 @@ SECONDS = 60.0  # between checkpoints, if nothing else is said
 
 @dataclass(frozen=True)
 class Fit:
-    """What a run came to. `ema` is the model with averaged weights (the model itself if no average was kept)."""
+    """What a run came to. `ema` is the model with averaged weights (the model itself if no average was kept).
+
+    `fit(..., state=run.state)` goes on from here, `transplant` carries the state to a changed model.
+    """
 
     model: PyTree
     ema: PyTree
     history: History
     step: int
-    opt_state: PyTree
+    state: LearnState
 
 
 def fit(
@@ -56,6 +59,8 @@ def fit(
     resume: bool = False,
     checkpoint_every: int | None = None,
     probes: Sequence[Probe] = (),
+    stop: Callable[[History], bool] | None = None,
+    state: LearnState | None = None,
     progress: bool = True,
 ) -> Fit:
     """Move the parameters of `model` down the gradient of `objective(model, batch, key) -> (loss, metrics)`.
@@ -72,6 +77,10 @@ def fit(
     minute), at the end and on Ctrl-C. `resume=True` goes on from the newest, to the same bits as a run that was never
     stopped; an empty folder starts a run.
 
+    `stop(history)` is asked after every chunk in which a probe looked, and ends the run if it says so: see `Patience`.
+    `state` is where the run begins in place of step 0, its parameters in place of the model's; `steps` counts from the
+    very beginning, the history from there.
+
     >>> import jax.numpy as jnp, jax.random as jr, optax
     >>> square = lambda w, batch, key: (jnp.mean((batch["x"] @ w - batch["y"]) ** 2), {})
     >>> data = {"x": jnp.eye(2), "y": jnp.array([1.0, 2.0])}
@@ -87,13 +96,14 @@ def fit(
         OSError: a checkpoint could not be written; the last good one is named.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written. A second Ctrl-C does not wait.
     """
-    _check(steps, batch_size, data, key, ema, chunk, resume, folder, checkpoint_every, probes)
-    source = objective if isinstance(objective, GradientSource) else BackPropagation(objective)
+    _check(steps, batch_size, data, key, ema, chunk, resume, folder, checkpoint_every, probes, stop)
+    source = as_source(objective)
     trainable = trainable if isinstance(trainable, Trainable) else Trainable(trainable)
     params, static = trainable.split(model)
     layout = Layout.over(batch_size or 0)
     batches = Batches(data, batch_size or 0, key, layout)
-    state, recorder = begin(optimizer, params, ema), Recorder()
+    state = begin(optimizer, params, ema) if state is None else continued(state, begin(optimizer, params, ema))
+    recorder = Recorder()
 
     with contextlib.ExitStack() as stack:
         store = None
@@ -103,14 +113,17 @@ def fit(
             state = store.restore_or_begin(state, static, recorder)
         start = int(state.step)
         if start > steps:
-            raise InputError(f"the run in {folder} is at step {start} already, steps={steps} is less")
+            where = "the run" if folder is None else f"the run in {folder}"
+            raise InputError(f"{where} is at step {start} already, steps={steps} is less")
         chunks = Chunks(Fixed(static, batches.table, key, source, optimizer, ema, layout), state)
         line = stack.enter_context(Progress(steps, start=start, show=progress))
         interrupt = stack.enter_context(Interrupt())
-        run = _Run(chunks, start, recorder, batches, store, line)
+        run = _Run(chunks, start, recorder, batches, store, line, stop)
         if start == 0:
             run.look([probe for probe in probes if probe.due(-1, 0)])
-        while run.step < steps and not interrupt.requested:
+        elif store is not None:
+            run.ask()
+        while run.step < steps and not run.over and not interrupt.requested:
             before = run.step
             run.go(min(chunk - before % chunk, steps - before))
             last = run.step == steps
@@ -118,7 +131,7 @@ def fit(
             save = last or run.worth_saving(before, checkpoint_every)
             run.settle(leave=0 if save or due else 1)
             run.look(due)
-            if save:
+            if save or run.over:
                 run.save()
         if interrupt.requested:
             run.leave()
@@ -136,9 +149,11 @@ class _Run:
         batches: Batches,
         store: Checkpoints | None,
         line: Progress,
+        stop: Callable[[History], bool] | None,
     ):
         self.chunks, self.step, self.recorder = chunks, step, recorder
         self.batches, self.store, self.line = batches, store, line
+        self.stop, self.over = stop, False
         self.saved, self.saved_step = time.monotonic(), step
         self.pending: collections.deque = collections.deque()
 
@@ -166,6 +181,13 @@ class _Run:
         for probe in probes:
             seen = self._model() if probe.of == "model" else self._average()
             self.recorder.probe(probe.name, self.step, probe.measure(seen, probe.key(self.chunks.fixed.key, self.step)))
+        if probes:
+            self.ask()
+
+    def ask(self) -> None:
+        """Whether the run should end, by what its probes saw."""
+        history = self.recorder.history()
+        self.over = self.stop is not None and bool(history.probes) and bool(self.stop(history))
 
     def worth_saving(self, before: int, every: int | None) -> bool:
         """True if a checkpoint is due in (before, step]. When it is written changes no bit of the run."""
@@ -191,7 +213,7 @@ class _Run:
     def result(self) -> Fit:
         if self.store is not None:
             self.store.finish(self.recorder)
-        return Fit(self._model(), self._average(), self.recorder.history(), self.step, self.chunks.state.opt_state)
+        return Fit(self._model(), self._average(), self.recorder.history(), self.step, self.chunks.state)
 
     def _model(self) -> PyTree:
         return eqx.combine(self.chunks.state.params, self.chunks.fixed.static)
@@ -223,7 +245,7 @@ def _some(rows: np.ndarray, first: int = 8) -> str:
     return ", ".join(map(str, rows[:first])) + more
 
 
-def _check(steps, batch_size, data, key, ema, chunk, resume, folder, checkpoint_every, probes) -> None:
+def _check(steps, batch_size, data, key, ema, chunk, resume, folder, checkpoint_every, probes, stop) -> None:
     counts = {"steps": steps, "chunk": chunk}
     counts |= {"checkpoint_every": checkpoint_every} if checkpoint_every is not None else {}
     counts |= {"batch_size": batch_size} if batch_size is not None else {}
@@ -241,3 +263,5 @@ def _check(steps, batch_size, data, key, ema, chunk, resume, folder, checkpoint_
     names = [probe.name for probe in probes]
     if len(set(names)) < len(names):
         raise InputError(f"probes need different names, got {names}")
+    if stop is not None and not probes:
+        raise InputError("stop is asked when a probe has looked: give probes, or no stop")

@@ -47,6 +47,82 @@ class BackPropagation(GradientSource):
         return jax.tree.map(jnp.conj, grads), {"loss": value, **metrics}
 
 
+class Accumulated(GradientSource):
+    """The mean of `source` over `parts` equal parts of a batch, one after another: the memory of one part.
+
+    For an objective that is a mean over rows the gradient is that of the whole batch. Every part has a key of its own;
+    metrics are means over the parts.
+
+    >>> Accumulated(lambda w, batch, key: (jnp.mean((w - batch) ** 2), {}), 4).parts
+    4
+
+    Raises:
+        InputError: parts below 1; while tracing, a batch whose rows do not divide by `parts`.
+    """
+
+    source: GradientSource = eqx.field(converter=lambda source: as_source(source))
+    parts: int
+
+    def __check_init__(self):
+        if self.parts < 1:
+            raise InputError(f"parts must be at least 1, got {self.parts}")
+
+    def __call__(self, params, static, batch, key):
+        rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+        if any(count % self.parts for count in rows):
+            raise InputError(f"a batch of {max(rows)} rows does not divide into {self.parts} parts")
+        pieces = jax.tree.map(lambda x: x.reshape(self.parts, -1, *x.shape[1:]), batch)
+
+        def one(piece_and_key):
+            piece, key = piece_and_key
+            return self.source(params, static, piece, key)
+
+        def add(total, piece_and_key):
+            return jax.tree.map(jnp.add, total, one(piece_and_key)), None
+
+        inputs = pieces, jax.random.split(key, self.parts)
+        zero = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jax.tree.map(lambda x: x[0], inputs))
+        )
+        total, _ = jax.lax.scan(add, zero, inputs)
+        return jax.tree.map(lambda x: (x / self.parts).astype(x.dtype), total)
+
+
+class LowPrecision(GradientSource):
+    """`source` computed in bfloat16, or another narrow dtype, while the parameters that learn stay as they are.
+
+    Floating leaves of the parameters, of what does not learn and of the batch are cast before, gradients and metrics
+    after. bfloat16 has the range of float32, so no loss scaling is needed.
+
+    >>> LowPrecision(lambda w, batch, key: (jnp.sum(w**2), {})).dtype
+    dtype(bfloat16)
+
+    Raises:
+        InputError: a dtype that is not floating.
+    """
+
+    source: GradientSource = eqx.field(converter=lambda source: as_source(source))
+    dtype: jnp.dtype = eqx.field(static=True, converter=jnp.dtype, default="bfloat16")
+
+    def __check_init__(self):
+        if not jnp.issubdtype(self.dtype, jnp.floating):
+            raise InputError(f"dtype must be a floating one, got {self.dtype}")
+
+    def __call__(self, params, static, batch, key):
+        narrow = [jax.tree.map(self._cast, tree) for tree in (params, static, batch)]
+        grads, aux = self.source(narrow[0], narrow[1], narrow[2], key)
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+        return grads, jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == self.dtype else x, aux)
+
+    def _cast(self, leaf):
+        return leaf.astype(self.dtype) if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def as_source(objective: Objective | GradientSource) -> GradientSource:
+    """A source as it is, an objective by back-propagation."""
+    return objective if isinstance(objective, GradientSource) else BackPropagation(objective)
+
+
 def _checked(result) -> tuple[Array, dict[str, Array]]:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise InputError(f"the objective must return (loss, metrics), metrics a dictionary; got {_kind(result)}")

@@ -1,10 +1,16 @@
-"""The optimizer to start with. Any `optax.GradientTransformation` will do in its place."""
+"""The optimizer to start with, and rules by leaf names. Any `optax.GradientTransformation` will do in their place."""
 
+import fnmatch
 import functools
+from collections.abc import Callable, Mapping
 
+import jax
 import optax
+from jaxtyping import PyTree
 
-from kinema.errors import InputError
+from kinema.errors import InputError, unknown
+from kinema.learn.trainable import Trainable, Where
+from kinema.motion import trees
 
 
 @functools.lru_cache(maxsize=64)  # the same object for the same numbers: `fit` does not compile a second time
@@ -35,3 +41,51 @@ def adam(
         schedule = optax.join_schedules([rise, schedule], [rising])
     clipping = [] if clip is None else [optax.clip_by_global_norm(clip)]
     return optax.chain(*clipping, optax.adam(schedule))
+
+
+def by_path(
+    rules: Mapping[str, optax.GradientTransformation], default: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer for each part of a model: the first pattern that fits a leaf's name has it, `default` the rest.
+
+    >>> import jax.numpy as jnp
+    >>> rule, params = by_path({"*bias": optax.sgd(0.1)}, optax.sgd(1.0)), {"bias": jnp.ones(1), "weight": jnp.ones(1)}
+    >>> updates, _ = rule.update(params, rule.init(params), params)
+    >>> updates["bias"].item(), updates["weight"].item()
+    (-0.10000000149011612, -1.0)
+
+    Raises:
+        InputError: at `init`, a pattern that fits no leaf.
+    """
+
+    def labels(params):
+        names = list(trees.leaf_names(params))
+        for pattern in rules:
+            if not fnmatch.filter(names, pattern):
+                raise InputError(unknown("leaf", pattern, names))
+        chosen = [next((p for p in rules if fnmatch.fnmatchcase(name, p)), "") for name in names]
+        return jax.tree.unflatten(jax.tree.structure(params), chosen)
+
+    return optax.with_extra_args_support(optax.multi_transform({**rules, "": default}, labels))
+
+
+def leaf_mask(where: Where) -> Callable[[PyTree], PyTree]:
+    """A mask for optax, True on the leaves that `where` chooses as `Trainable` does.
+
+    `optax.adamw(1e-3, mask=leaf_mask("*weight"))` decays weights and no biases.
+
+    >>> import jax.numpy as jnp
+    >>> leaf_mask(lambda name, leaf: leaf.ndim > 1)({"bias": jnp.ones(2), "weight": jnp.ones((2, 2))})
+    {'bias': False, 'weight': True}
+
+    Raises:
+        InputError: as `Trainable.names`, when the mask is asked.
+    """
+
+    def mask(params):
+        chosen = set(Trainable(where).names(params))
+        return jax.tree.unflatten(
+            jax.tree.structure(params), [name in chosen for name, _ in trees.named_leaves(params)]
+        )
+
+    return mask

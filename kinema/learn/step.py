@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from kinema.errors import InputError
 from kinema.learn.gradient import GradientSource
+from kinema.motion.weights import differences, leaf_specs, shorten
 
 
 class LearnState(eqx.Module):
@@ -40,6 +41,18 @@ def begin(optimizer: optax.GradientTransformation, params: PyTree, ema: float | 
     params = jax.tree.map(_own, params)
     average = None if ema is None else jax.tree.map(lambda x: _own(x, jnp.promote_types(x.dtype, jnp.float32)), params)
     return LearnState(params, average, jax.tree.map(_own, optimizer.init(params)), jnp.zeros((), jnp.int32))
+
+
+def continued(state: LearnState, fresh: LearnState) -> LearnState:
+    """`state` in buffers of its own, to go on from where a run of `fresh` would begin.
+
+    Raises:
+        InputError: leaves that differ from those of `fresh`, by name.
+    """
+    phrases = differences(leaf_specs(state), leaf_specs(fresh))
+    if phrases:
+        raise InputError(f"state does not fit the model and its optimizer: {shorten(phrases, 3)}; see learn.transplant")
+    return jax.tree.map(_own, state)
 
 
 def advance(

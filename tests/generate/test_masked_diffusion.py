@@ -1,6 +1,5 @@
 """Masked diffusion of a joint law whose exact network, bound and samplers' laws are sums."""
 
-import doctest
 import itertools
 import math
 
@@ -17,12 +16,7 @@ from kinema import learn
 from kinema.errors import InputError
 from kinema.generate.discrete import (
     all_states,
-    categorical,
-    first_hitting,
-    masked_exact,
-    masking,
     random_order,
-    truncation,
 )
 from kinema.generate.discrete.first_hitting import reveal_rounds, sample_masked
 from kinema.generate.discrete.masked_exact import ancestral_law, law_of_plans, parallel_law, plans, table_model
@@ -278,9 +272,3 @@ def test_sampling_in_a_random_order_is_first_hitting(key):
     other = jax.vmap(lambda k: random_order(jnp.zeros(3, bool), key=k) @ jnp.array([9, 3, 1]))(jr.split(key, N))
     for found in (first, other):
         assert stats.chisquare(np.unique(found, return_counts=True)[1]).pvalue > 1e-4
-
-
-@pytest.mark.parametrize("module", [categorical, first_hitting, masked_exact, masking, truncation])
-def test_examples(module):
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed

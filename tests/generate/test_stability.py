@@ -1,14 +1,12 @@
 """Where steps are stable, against closed forms: the bounds on the real axis, boundaries, Taylor polynomials."""
 
-import doctest
-
 import numpy as np
 import pytest
 
 from kinema.errors import InputError
 from kinema.generate import solver
 from kinema.generate.path import VE, VP, Linear
-from kinema.generate.solver import grids, momentum, stability
+from kinema.generate.solver import grids
 from kinema.generate.solver.momentum import generalized_weights
 
 PATH = VE(0.01, 50.0)
@@ -89,13 +87,6 @@ def test_heun_and_euler_have_their_taylor_polynomials():
     assert abs(solver.real_interval(euler, 2) + 2) < 1e-6
     with pytest.raises(InputError, match="evaluates more than once in step 2"):
         solver.locus(heun, 2)
-
-
-@pytest.mark.parametrize("module", [momentum, stability])
-def test_examples(module):
-    names = {"solver": solver, "grids": grids, "path": PATH, "np": np}
-    found = doctest.testmod(module, extraglobs=names)
-    assert found.attempted and not found.failed
 
 
 @pytest.mark.parametrize(

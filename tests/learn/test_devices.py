@@ -8,7 +8,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import json, warnings
+import json, sys, warnings
 import jax, jax.numpy as jnp, jax.random as jr, numpy as np
 from kinema import learn
 from kinema.learn import batches, fit
@@ -28,10 +28,10 @@ random = np.random.default_rng(0)
 data = {"x": random.normal(size=(50, 4)).astype(np.float32), "y": random.normal(size=50).astype(np.float32)}
 
 
-def run(batch_size=8):
+def run(batch_size=8, steps=60, **store):
     places.clear()
-    result = fit({"w": jnp.ones(4), "n": jnp.arange(2)}, loss, data, optimizer=learn.adam(0.01, 60), steps=60,
-                 batch_size=batch_size, key=jr.key(0), chunk=20, progress=False)
+    result = fit({"w": jnp.ones(4), "n": jnp.arange(2)}, loss, data, optimizer=learn.adam(0.01, 60), steps=steps,
+                 batch_size=batch_size, key=jr.key(0), chunk=20, progress=False, **store)
     return result, max(places, default=0)
 
 
@@ -42,6 +42,8 @@ host, host_spread = run()
 batches.DEVICE_BYTES = 1 << 30
 with jax.default_device(jax.devices()[0]):
     one, single = run()
+    run(steps=40, folder=sys.argv[1])
+moved, _ = run(folder=sys.argv[1], resume=True)
 with warnings.catch_warnings(record=True) as caught:
     odd, odd_spread = run(batch_size=7)
 print(json.dumps({
@@ -54,7 +56,8 @@ print(json.dumps({
     "same again": bool((two.model["w"] == again.model["w"]).all()),
     "host": bool((two.model["w"] == host.model["w"]).all()),
     "traces": [first, after], "warned": [str(w.message) for w in caught if "devices" in str(w.message)],
-    "odd": odd_spread,
+    "odd": odd_spread, "moved gap": float(abs(np.asarray(moved.model["w"]) - np.asarray(one.model["w"])).max()),
+    "moved over": len(moved.model["w"].sharding.device_set), "moved steps": len(moved.history),
 }))
 """
 
@@ -65,7 +68,12 @@ def seen(tmp_path_factory):
     script.write_text(SCRIPT)
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=120, env=environment, check=False
+        [sys.executable, script, script.with_name("run")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -80,6 +88,10 @@ def test_two_devices_compute_what_one_computes(seen):
 def test_rows_are_spread_over_the_devices(seen):
     assert (seen["spread"], seen["single"]) == (2, 1)
     assert seen["host spread"] == 2 and seen["host"]
+
+
+def test_a_run_goes_on_with_another_number_of_devices(seen):
+    assert seen["moved over"] == 2 and seen["moved steps"] == 60 and seen["moved gap"] < 1e-5
 
 
 def test_nothing_is_compiled_again(seen):

@@ -1,5 +1,3 @@
-import doctest
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,13 +13,7 @@ from kinema.learn import (
     Trainable,
     batch_rows,
     batches,
-    checkpoint,
     fit,
-    fitting,
-    optimizer,
-    probe,
-    step,
-    trainable,
 )
 from kinema.learn.chunk import Chunks, Fixed
 
@@ -53,12 +45,6 @@ def same_bits(a, b):
     return all(
         np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
-
-
-def test_examples():
-    for module in (fitting, batches, trainable, optimizer, probe, step, checkpoint):
-        results = doctest.testmod(module)
-        assert results.attempted > 0 and results.failed == 0
 
 
 # Exact answers

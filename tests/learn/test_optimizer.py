@@ -50,3 +50,20 @@ def test_the_same_numbers_give_the_same_object():
 def test_bad_numbers_are_refused(bad):
     with pytest.raises(InputError, match="adam needs"):
         learn.adam(**({"rate": 1e-3, "steps": 10} | bad))
+
+
+def test_rules_and_masks_by_leaf_names():
+    """Rate 1 for weights, 0.1 for biases, nothing for the rest; decay on weights alone."""
+    params = {"a": {"weight": jnp.ones(2), "bias": jnp.ones(2)}, "scale": jnp.ones(1)}
+    rule = learn.by_path({"*weight": optax.sgd(1.0), "a/*": optax.sgd(0.1)}, optax.set_to_zero())
+    updates, _ = rule.update(params, rule.init(params), params)
+    moved = {"weight": updates["a"]["weight"][0], "bias": updates["a"]["bias"][0], "scale": updates["scale"][0]}
+    assert moved == pytest.approx({"weight": -1, "bias": -0.1, "scale": 0})
+    decay = optax.add_decayed_weights(0.5, mask=learn.leaf_mask("*weight"))
+    grads, _ = decay.update(jax.tree.map(jnp.zeros_like, params), decay.init(params), params)
+    assert grads["a"]["weight"][0] == 0.5 and grads["a"]["bias"][0] == 0
+    with pytest.raises(InputError, match="unknown leaf '\\*wait'"):
+        learn.by_path({"*wait": optax.sgd(1.0)}, optax.sgd(0.1)).init(params)
+    with pytest.raises(InputError, match="unknown trainable leaf"):
+        decay = optax.add_decayed_weights(0.5, mask=learn.leaf_mask("*wait"))
+        decay.update(params, decay.init(params), params)
