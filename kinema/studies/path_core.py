@@ -36,7 +36,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "smoke": Size(8, 4, 64, 8, ("linear", "interpolant")),
-    "quick": Size(64, 1500, 2000, 64, tuple(PATHS)),
+    "quick": Size(64, 1000, 2000, 64, tuple(PATHS)),
     "full": Size(256, 20_000, 20_000, 512, tuple(PATHS)),
 }
 SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0)

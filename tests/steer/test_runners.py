@@ -25,7 +25,7 @@ from kinema.steer import BestOf, Budget, Controller, Ledger, Move, ParticleFilte
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_runners_agree(controller, name, key):
+def test_runners_agree(controller, name, key, optimised):
     scan, whiles, host = (
         steer(GEN, PLANS[name], controller, 6, key=key, shape=(2,), runner=runner, budget=budget)
         for runner, budget in (("scan", None), ("while", Budget(evaluations=10_000)), ("host", None))
