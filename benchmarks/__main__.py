@@ -18,6 +18,7 @@ COMPARED = {
     "masked": ("torch",),
     "marginalization": ("gfn",),
     "interpolants": ("torchcfm", "flow_matching"),
+    "optimizers": ("optax",),
     "dimension": ("skdim",),
 }
 OTHERS = {"balls": ("pymunk",)}  # scripts with results of their own

@@ -37,6 +37,15 @@ from kinema.verify.generalization import (
     velocity_error,
 )
 from kinema.verify.laws import LawErrors, laws, replay_error
+from kinema.verify.lyapunov import (
+    LyapunovReport,
+    LyapunovTrace,
+    lyapunov,
+    lyapunov_trace,
+    monitor_lion_k,
+    optimality_gap,
+    phase_probe,
+)
 from kinema.verify.table import law_table
 
 __all__ = [
@@ -50,6 +59,8 @@ __all__ = [
     "GaugeReport",
     "Gauged",
     "LawErrors",
+    "LyapunovReport",
+    "LyapunovTrace",
     "PermutationTest",
     "Projection",
     "RandomFourier",
@@ -75,11 +86,16 @@ __all__ = [
     "kl_bound",
     "law_table",
     "laws",
+    "lyapunov",
+    "lyapunov_trace",
     "mmd",
+    "monitor_lion_k",
     "noisy_density",
     "ode_sde_gap",
     "optimal_noise",
+    "optimality_gap",
     "permutation_test",
+    "phase_probe",
     "project_conservative",
     "regimes",
     "replay_error",
