@@ -12,13 +12,13 @@ from jaxtyping import Array, Float
 from kinema import learn, models
 from kinema.errors import require
 from kinema.generate import VE, Denoising, Generator, MixturePosterior, estimate_statistics, sample
+from kinema.generate.alike import bind_alike
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.objective import capped
 from kinema.generate.solver import Grid, Plan, ancestral, dpm_solver_v3, dpmpp, grids, unipc
 from kinema.generate.solver.model_statistics import ModelStatistics
 from kinema.report.charts import error_against_nfe, house
 from kinema.report.picture import Picture
-from kinema.studies.alike import bind_alike
 from kinema.studies.evidence import Evidence, Metric
 from kinema.studies.study import study
 from kinema.tables import Spread, Table

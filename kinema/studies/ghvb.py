@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 
 from kinema.generate import VE, Guided, sample
+from kinema.generate.alike import bind_alike
 from kinema.generate.momentum_choice import MARGIN, stiffness
 from kinema.generate.rows import Rows
 from kinema.generate.solver import (
@@ -24,7 +25,6 @@ from kinema.report.charts import house
 from kinema.report.picture import Picture
 from kinema.report.style import SERIES_LIGHT
 from kinema.studies import ghvb_problems as problems
-from kinema.studies.alike import bind_alike
 from kinema.studies.evidence import Evidence, Metric
 from kinema.studies.study import study
 from kinema.tables import Spread, Table

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kinema.generate import VP, Guided, MixturePosterior, Path, sample, train
+from kinema.generate.alike import bind_alike
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.noise import NoiseLaw, Normal
 from kinema.generate.solver import Grid, Plan, grids
@@ -20,7 +21,6 @@ from kinema.motion.readers import read
 from kinema.report.charts import house
 from kinema.report.picture import Picture
 from kinema.studies import digits
-from kinema.studies.alike import bind_alike
 
 DIM, CLASSES, COMPONENTS, STD = 16, 4, 3, 0.25
 NO_CLASS = CLASSES
