@@ -35,6 +35,9 @@ __getattr__, __dir__, __all__ = attach(
         "adaptive": ["solve_adaptive"],
         "momentum_choice": ["choose_momentum", "stiffness"],
         "statistics": ["estimate_statistics"],
+        "candidates": ["zoo"],
+        "recommendation": ["Recommendation", "recommend"],
+        "tuning": ["tune_plan"],
         "bridges": [
             "LightBridge",
             "LightBridgeEstimator",

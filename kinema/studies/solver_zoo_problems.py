@@ -1,0 +1,109 @@
+"""What the solvers are tried on: three generators in closed form and a network that has learnt digits."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array
+
+from kinema import learn, models
+from kinema.generate import VP, Denoising, Generator, Guided, Linear, MixturePosterior, sample
+from kinema.generate.alike import bind_alike
+from kinema.generate.candidates import zoo
+from kinema.generate.generator import AbstractGenerator
+from kinema.generate.recommendation import distances, fine_rows, rms
+from kinema.generate.rows import Rows
+from kinema.generate.solver import Plan
+from kinema.studies import ghvb_problems
+from kinema.studies.dpm_solver_v3 import PIXELS, SPREAD, WEIGHT, scaled_digits
+
+DIM = 16
+MIXTURE, GUIDED, POINTS, DIGITS = "mixture", "guided mixture", "digits as points", "digits, trained network"
+
+
+class Problem(NamedTuple):
+    """A generator, the length of one sample, the conditions of n starts, and by how many starts are divided where each
+    is dear."""
+
+    gen: AbstractGenerator
+    dim: int
+    cond: Callable[[int], Array | None] = lambda n: None
+    dear: int = 1
+
+
+class Cage:
+    """The zoo at any number of calls, with its rows, which problems of one path and prediction share."""
+
+    def __init__(self, solvers: Sequence[str]):
+        self.solvers, self.known = solvers, {}
+
+    def __call__(self, problem: Problem, calls: int) -> tuple[dict[str, Plan], dict[str, Rows]]:
+        kind = (type(problem.gen.path), problem.gen.predicts, calls)
+        if kind not in self.known:
+            plans = zoo(problem.gen.path, calls, solvers=self.solvers)
+            self.known[kind] = plans, bind_alike(plans, problem.gen, nfe=calls)
+        return self.known[kind]
+
+
+def problems(
+    key, *, std: float = 0.25, scale: float = 7.5, blur: float = 0.1, table: bool = False
+) -> dict[str, Problem]:
+    """The three in closed form: a mixture, one under guidance, and digits as points on a flow-matching path.
+
+    `table` puts guidance on the schedule of latent text-to-image models, where few starts rule the error.
+    """
+    key_means, key_guided, key_points = jr.split(key, 3)
+    guided, _, _ = ghvb_problems.guided_mixture(1, key_guided)
+    if not table:
+        guided = eqx.tree_at(lambda gen: (gen.path, gen.mixture.path), guided, (VP(), VP()))
+    rows = np.asarray(jr.permutation(key_points, 1797))[:32]
+    return {
+        MIXTURE: Problem(MixturePosterior(VP(), jr.normal(key_means, (8, DIM)), std**2), DIM),
+        GUIDED: Problem(Guided(guided, ghvb_problems.NO_CLASS, scale), DIM, lambda n: jnp.arange(n) % 4),
+        POINTS: Problem(MixturePosterior(Linear(), scaled_digits()[rows], blur**2), PIXELS, dear=4),
+    }
+
+
+def learnt_digits(training: tuple[int, int, int], key) -> Problem:
+    """A perceptron of (steps, width, depth) that has learnt the digits."""
+    steps, width, depth = training
+    key_net, key_fit = jr.split(key)
+    net = models.make("mlp", shape=(PIXELS,), width=width, depth=depth, key=key_net)
+    gen = learn.fit(
+        Generator(VP(), net, sigma_data=SPREAD),
+        Denoising(weight=WEIGHT),
+        scaled_digits(),
+        optimizer=learn.adam(2e-3, steps),
+        steps=steps,
+        batch_size=256,
+        key=key_fit,
+        ema=0.995,
+        progress=True,
+    ).ema
+    return Problem(gen, PIXELS, dear=4)
+
+
+class Starts(NamedTuple):
+    """Parts of n starts of a problem, a key for each, and where the converged solution takes them."""
+
+    problem: Problem
+    n: int
+    keys: Array
+    truths: list[Array]
+
+    @classmethod
+    def of(cls, problem: Problem, n: int, parts: int, fine: int, key) -> "Starts":
+        keys, rows = jr.split(key, parts), fine_rows(problem.gen, fine)["whole"]
+        options = {"shape": (problem.dim,), "cond": problem.cond(n)}
+        return cls(problem, n, keys, [sample(problem.gen, rows, n, key=one, **options).x for one in keys])
+
+    def errors(self, rows: Mapping[str, Rows]) -> dict[str, float]:
+        """Root mean square distance to the converged solution."""
+        options = {"shape": (self.problem.dim,), "cond": self.problem.cond(self.n)}
+        each = [
+            distances(self.problem.gen, rows, truth, key=key, **options) for key, truth in zip(self.keys, self.truths)
+        ]
+        return {name: rms(np.concatenate([one[name] for one in each])) for name in rows}
