@@ -69,7 +69,8 @@ $(CORE): $(RECIPE) | $(BIN)/python
 $(FULL): $(CORE)
 	@echo "==> Extras [$(EXTRAS)], tools and documentation into $(VENV)"
 	$(PIP) install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]" --group dev --group docs
+	$(PIP) install -c constraints.txt -e ".[$(EXTRAS)]" --group dev --group docs --group flower
+	$(PIP) install -c constraints.txt --no-deps flwr iterators
 	@touch $@
 
 # k-diffusion and torchcfm without what their training scripts need: only samplers and matchers are measured

@@ -18,8 +18,10 @@ COMPARED = {
     "masked": ("torch",),
     "marginalization": ("gfn",),
     "interpolants": ("torchcfm", "flow_matching"),
+    "federated": ("flwr",),
     "optimizers": ("optax",),
     "dimension": ("skdim",),
+    "equilibrium": ("jax",),
 }
 OTHERS = {"balls": ("pymunk",)}  # scripts with results of their own
 

@@ -20,7 +20,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 FIGURE = Path(__file__).parent.parent / "docs" / "images" / "speed.svg"
 PEERS = ("jax", "diffrax", "torch", "diffusers", "k-diffusion", "torchdiffeq", "torchsde", "pymunk")
-PEERS += ("torchcfm", "flow-matching", "torchgfn", "scikit-dimension")
+PEERS += ("torchcfm", "flow-matching", "torchgfn", "scikit-dimension", "flwr")
 
 
 @dataclass(frozen=True)

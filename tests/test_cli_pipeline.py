@@ -197,6 +197,7 @@ def test_generate_refuses(job, tmp_path):
     words = ["generate", job / "run", "-o", tmp_path / "x.zarr"]
     assert "unknown solver 'dpmpp'; did you mean 'dpmpp-" in refused(*words, "--solver", "dpmpp")
     assert "unknown grid 'karas'; did you mean 'karras'" in refused(*words, "--grid", "karas")
+    assert "chooses the grid too" in refused(*words, "--solver", "recommend", "--grid", "karras")
     assert "needs a run trained with labels" in refused(*words, "--label", 1)
     assert "needs a run trained with labels" in refused(*words, "--guidance", 2)
     assert not (tmp_path / "x.zarr").exists()

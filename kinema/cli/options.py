@@ -25,7 +25,13 @@ WorldName = Annotated[
     ),
 ]
 SolverName = Annotated[
-    str, typer.Option("--solver", help="`kinema list` shows them.", metavar="NAME", autocompletion=names.solvers)
+    str,
+    typer.Option(
+        "--solver",
+        help="`kinema list` shows them; `recommend` tries them all.",
+        metavar="NAME",
+        autocompletion=lambda: [*names.solvers(), "recommend"],
+    ),
 ]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps of the solver.", metavar="N")]
 GridName = Annotated[

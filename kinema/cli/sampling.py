@@ -18,6 +18,7 @@ from kinema.cli.shell import bar, tell
 from kinema.errors import InputError
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.guidance import Guided
+from kinema.generate.recommendation import recommend
 from kinema.generate.run import Run, load_run
 from kinema.generate.solver import Plan, make
 from kinema.generate.solver.model_statistics import FILE as STATISTICS
@@ -26,6 +27,7 @@ from kinema.motion.readers import Dataset, read
 from kinema.simulate.world import World
 from kinema.simulate.world import make as make_world
 
+PILOT = 1024  # starts on which --solver recommend tries solvers
 AT_ONCE = 512  # samples in one call; seeds count in these, so it is part of the format of a seed
 
 
@@ -74,8 +76,11 @@ def prepare(
         if classes is None:
             raise InputError("--guidance needs a run trained with labels; this one has none")
         generator = Guided(generator, jnp.asarray(classes), guidance)  # pyright: ignore[reportCallIssue]
-    known = {"statistics": str(folder)} if solver == "dpm-solver-v3" and (folder / STATISTICS).exists() else {}
-    plan = make(solver, run.generator.path, steps, grid, **known)
+    if solver == "recommend":
+        plan = _recommended(generator, run.shape, steps, grid, labels, seed)
+    else:
+        known = {"statistics": str(folder)} if solver == "dpm-solver-v3" and (folder / STATISTICS).exists() else {}
+        plan = make(solver, run.generator.path, steps, grid, **known)
     for note in plan.notes:
         tell(f"note: {note}", style="yellow")
     settings = {
@@ -88,6 +93,21 @@ def prepare(
     settings |= {} if grid is None else {"grid": grid}
     settings |= {} if guidance is None else {"guidance": guidance}
     return Job(run, generator, plan, n, labels, settings)
+
+
+def _recommended(
+    generator: AbstractGenerator, shape: Any, calls: int, grid: str | None, labels: np.ndarray | None, seed: int
+) -> Plan:
+    """The plan of at most `calls` calls that a pilot finds best, and why it was taken."""
+    if grid is not None:
+        raise InputError(f"--grid {grid} cannot be given with --solver recommend, which chooses the grid too")
+    if generator.path.origin != "none":
+        raise InputError("--solver recommend needs a path that begins at noise; name a solver")
+    cond = None if labels is None else jnp.asarray(np.resize(labels, PILOT))
+    tell(f"trying every solver with {calls} calls on {PILOT} starts")
+    said = recommend(generator, calls, shape=shape, key=jr.key(seed), cond=cond, n=PILOT)
+    tell(said.reason)
+    return said.plan
 
 
 def starts(job: Job, file: Path | None) -> dict[str, np.ndarray]:

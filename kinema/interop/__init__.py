@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "diffusers": ["KinemaScheduler"],
+        "flower": ["FederatedStrategy", "InProcessGrid", "client_app"],
         "torch": ["TorchNetwork", "from_torch", "table_index"],
     },
 )
