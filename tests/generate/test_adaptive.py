@@ -54,7 +54,7 @@ def test_single_precision_alone_and_together():
 
 def test_noise_keeps_the_marginals(optimised, key):
     """At the reverse level and twice it."""
-    path, n, stop = VP(), 300, 0.9
+    path, n, stop = VP(), 120, 0.9
     gen = normal(path)
     key_source, key_noise = jr.split(key)
     a, _, s = path.coefficients(0.0)
