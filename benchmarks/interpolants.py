@@ -210,7 +210,7 @@ def quality() -> None:
             found.setdefault(f"{peer}, flow", []).append((took, judged("flow", numbers, 0.0)))
         objectives = {
             "flow": Interpolating(coupling="paired", antithetic=False),
-            "noisy": Interpolating("uniform", "paired"),
+            "noisy": Interpolating(coupling="paired"),
         }
         for kind, objective in objectives.items():
             train = in_kinema(kind, layers(kind, 2, 64, seed), x0, x1, 256, objective, TRAINED)
