@@ -104,7 +104,7 @@ def _recommended(
     if generator.path.origin != "none":
         raise InputError("--solver recommend needs a path that begins at noise; name a solver")
     cond = None if labels is None else jnp.asarray(np.resize(labels, PILOT))
-    tell(f"trying every solver with {calls} calls on {PILOT} starts")
+    tell(f"trying every solver with {calls} calls on {PILOT} starts: a minute or two with a small network")
     said = recommend(generator, calls, shape=shape, key=jr.key(seed), cond=cond, n=PILOT)
     tell(said.reason)
     return said.plan

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from kinema.errors import InputError
 from kinema.generate.fields import Affine
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.noise import NoiseLaw
@@ -55,7 +56,7 @@ class Described(AbstractGenerator):
         return 0
 
     def raw(self, t, x: PyTree, cond: PyTree | None = None, x0: PyTree | None = None) -> PyTree:
-        raise NotImplementedError
+        raise InputError("a description of a generator has no model to call; use the generator itself")
 
 
 class Compiled(Path):

@@ -261,11 +261,11 @@ class InProcessGrid(Grid):
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run) -> None:
-        raise NotImplementedError("an in-process grid has no run")
+        raise InputError("an in-process grid belongs to no run of Flower")
 
     @property
     def run(self):
-        raise NotImplementedError("an in-process grid has no run")
+        raise InputError("an in-process grid belongs to no run of Flower")
 
     def create_message(self, content, message_type, dst_node_id, group_id, ttl=None) -> Message:
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)

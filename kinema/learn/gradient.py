@@ -18,6 +18,15 @@ class GradientSource(eqx.Module):
 
     Equilibrium propagation, physics defects and meta-gradients are sources; accumulation over parts of a batch and
     mixed precision are sources around another source. Called inside compiled code; nothing here may touch the host.
+
+    >>> class Signs(GradientSource):
+    ...     source: GradientSource
+    ...     def __call__(self, params, static, batch, key):
+    ...         grads, aux = self.source(params, static, batch, key)
+    ...         return jax.tree.map(jnp.sign, grads), aux
+    >>> source = Signs(BackPropagation(lambda w, batch, key: (jnp.sum(w**2), {})))
+    >>> source(jnp.array([3.0, -2.0]), None, None, jax.random.key(0))[0].tolist()
+    [1.0, -1.0]
     """
 
     @abc.abstractmethod

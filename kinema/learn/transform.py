@@ -31,6 +31,9 @@ class Piece(NamedTuple):
 
     `take` and `put` index as NumPy does. `factor` is a number or an array that broadcasts to old[take]; gradients go by
     `gradient_factor`, 1 / factor if None.
+
+    >>> Piece("w", take=np.s_[:1], put=np.s_[2:], factor=0.5).power(2)  # what a second moment is multiplied by
+    np.float64(4.0)
     """
 
     source: str
@@ -49,6 +52,9 @@ class Correspondence(NamedTuple):
     """The pieces of every new leaf by its name; a leaf that is not listed is the old leaf of that name.
 
     A leaf with no pieces is new altogether. `Correspondence()`: nothing changed but, perhaps, which leaves learn.
+
+    >>> Correspondence({"w": [Piece("w", put=np.s_[:2]), Piece("w", put=np.s_[2:])]}).of("bias")
+    (Piece(source='bias', take=(Ellipsis,), put=(Ellipsis,), factor=1.0, gradient_factor=None),)
     """
 
     pieces: Mapping[str, Sequence[Piece]] = {}
@@ -59,7 +65,17 @@ class Correspondence(NamedTuple):
 
 
 class TreeTransform(eqx.Module):
-    """A change of a model's leaves or structure that knows where every new number came from."""
+    """A change of a model's leaves or structure that knows where every new number came from.
+
+    >>> class Doubled(TreeTransform):  # a unit beside each unit, equal to it
+    ...     def __call__(self, model, *, key):
+    ...         pieces = [Piece("w", put=np.s_[:2]), Piece("w", put=np.s_[2:])]
+    ...         return {"w": jnp.concatenate([model["w"], model["w"]])}, Correspondence({"w": pieces})
+    >>> rule, old = optax.adam(1e-2), {"w": jnp.array([1.0, 2.0])}
+    >>> new, where = Doubled()(old, key=jr.key(0))
+    >>> transplant(begin(rule, old), new, where, rule).ema["w"].tolist()
+    [1.0, 2.0, 1.0, 2.0]
+    """
 
     @abc.abstractmethod
     def __call__(self, model: PyTree, *, key: PRNGKeyArray) -> tuple[PyTree, Correspondence]:

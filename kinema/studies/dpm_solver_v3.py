@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from kinema import learn, models
 from kinema.errors import require
-from kinema.generate import VE, Denoising, Generator, MixturePosterior, estimate_statistics, sample
+from kinema.generate import VE, Denoising, Generator, MixturePosterior, Path, estimate_statistics, sample
 from kinema.generate.alike import bind_alike
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.objective import capped
@@ -185,10 +185,17 @@ WEIGHT = capped("velocity", 400.0)
 def trained(size: Size, training: tuple[int, int, int], pixels: np.ndarray, key) -> dict[tuple[str, int], np.ndarray]:
     """The same for a perceptron that has learnt the digits, with its own statistics."""
     key_net, key_fit, key_statistics, key_start = jr.split(key, 4)
+    gen = perceptron(PATH, "residual", training, pixels, key_net, key_fit)
+    smaller = size._replace(n=size.n // 2, k=size.k // 2)
+    return compare(gen, estimate(gen, pixels, smaller, key_statistics), size, key_start)
+
+
+def perceptron(path: Path, predicts: str, training: tuple[int, int, int], pixels, key_net, key_fit) -> Generator:
+    """A perceptron of (steps, width, depth) that has learnt the digits."""
     steps, width, depth = training
     net = models.make("mlp", shape=(PIXELS,), width=width, depth=depth, key=key_net)
-    gen = learn.fit(
-        Generator(PATH, net, predicts="residual", sigma_data=SPREAD),
+    return learn.fit(
+        Generator(path, net, predicts=predicts, sigma_data=SPREAD),
         Denoising(weight=WEIGHT),
         pixels,
         optimizer=learn.adam(2e-3, steps),
@@ -198,8 +205,6 @@ def trained(size: Size, training: tuple[int, int, int], pixels: np.ndarray, key)
         ema=0.995,
         progress=True,
     ).ema
-    smaller = size._replace(n=size.n // 2, k=size.k // 2)
-    return compare(gen, estimate(gen, pixels, smaller, key_statistics), size, key_start)
 
 
 def over_peers(found, calls: int, field: str, what: str, target: float | None = None) -> Metric:

@@ -9,8 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from kinema import learn, models
-from kinema.generate import VP, Denoising, Generator, Guided, Linear, MixturePosterior, sample
+from kinema.generate import VP, Guided, Linear, MixturePosterior, sample
 from kinema.generate.alike import bind_alike
 from kinema.generate.candidates import zoo
 from kinema.generate.generator import AbstractGenerator
@@ -18,7 +17,7 @@ from kinema.generate.recommendation import distances, fine_rows, rms
 from kinema.generate.rows import Rows
 from kinema.generate.solver import Plan
 from kinema.studies import ghvb_problems
-from kinema.studies.dpm_solver_v3 import PIXELS, SPREAD, WEIGHT, scaled_digits
+from kinema.studies.dpm_solver_v3 import PIXELS, perceptron, scaled_digits
 
 DIM = 16
 MIXTURE, GUIDED, POINTS, DIGITS = "mixture", "guided mixture", "digits as points", "digits, trained network"
@@ -68,21 +67,8 @@ def problems(
 
 
 def learnt_digits(training: tuple[int, int, int], key) -> Problem:
-    """A perceptron of (steps, width, depth) that has learnt the digits."""
-    steps, width, depth = training
-    key_net, key_fit = jr.split(key)
-    net = models.make("mlp", shape=(PIXELS,), width=width, depth=depth, key=key_net)
-    gen = learn.fit(
-        Generator(VP(), net, sigma_data=SPREAD),
-        Denoising(weight=WEIGHT),
-        scaled_digits(),
-        optimizer=learn.adam(2e-3, steps),
-        steps=steps,
-        batch_size=256,
-        key=key_fit,
-        ema=0.995,
-        progress=True,
-    ).ema
+    """The perceptron, and as a problem of few starts, since it is dear to call."""
+    gen = perceptron(VP(), "data", training, scaled_digits(), *jr.split(key))
     return Problem(gen, PIXELS, dear=4)
 
 
