@@ -1,12 +1,11 @@
 """A federated round of ten clients beside Flower: FedAvg on digits, the same local steps compiled by JAX on both sides.
 
-Flower's FedAvg runs over its simulation engine (Ray), as its users have it, where that is installed; and with its
+Flower's FedAvg runs over its simulation engine (Ray), as its users have it; and with its
 clients called one after the other in this process, which leaves only its records and our local steps: the least that
 Flower can take. The models must agree first. Rounds by Ray are timed after the first three, which compile.
 """
 
 import functools
-import importlib.util
 import os
 import time
 
@@ -49,9 +48,6 @@ def run(seconds: float = 3.0) -> list[Row]:
         seconds=seconds,
         least=5,
     )
-    if importlib.util.find_spec("ray") is None:
-        print("the simulation engine of Flower is left out: ray is not installed", flush=True)
-        return [row]
     return [row, by_engine(rounds)]
 
 

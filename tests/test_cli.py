@@ -288,7 +288,7 @@ def test_exit_codes():
 def test_debug_shows_the_traceback_wherever_it_stands(tmp_path):
     for words in (["--debug", "report", tmp_path], ["report", tmp_path, "--debug"]):
         result = run(*words)
-        assert isinstance(result.exception, InputError) and "holds no evidence" in str(result.exception)
+        assert isinstance(result.exception, InputError) and "neither a run nor evidence" in str(result.exception)
 
 
 def test_brackets_in_messages_are_not_markup(tmp_path):

@@ -5,11 +5,13 @@ import json
 import subprocess
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from kinema.cli import app
 from kinema.errors import NotFinite
+from kinema.learn import History, ProbeRecord
 from kinema.studies import Evidence, Metric, study
 
 
@@ -64,7 +66,16 @@ def test_report_draws_what_was_kept(tmp_path):
     run("study", "toy", "-o", tmp_path / "pages", "--keep", tmp_path / "evidence")
     assert run("report", tmp_path / "evidence").stdout.strip() == str(tmp_path / "evidence" / "index.html")
     assert "A toy is small." in (tmp_path / "evidence" / "index.html").read_text()
-    assert "holds no evidence" in run("report", tmp_path / "pages", code=2).stderr
+    assert "neither a run nor evidence" in run("report", tmp_path / "pages", code=2).stderr
+
+
+def test_report_draws_a_run(tmp_path):
+    seen = {"held out": ProbeRecord(np.array([0, 50, 100]), {".": np.array([3.0, 1.5, 1.2])})}
+    (tmp_path / "run").mkdir()
+    History({"loss": np.linspace(3, 1, 100), "hits": np.full(100, np.nan)}, seen).save(tmp_path / "run/history.json")
+    assert run("report", tmp_path / "run", "-o", tmp_path / "page.html").stdout.strip() == str(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "What probes saw" in page and "100 steps, last loss 1.495" in page and "hits" not in page
 
 
 def test_list_shows_verdicts(tmp_path, monkeypatch):

@@ -7,8 +7,8 @@ Nothing here imports JAX until a verb runs.
 # isort: off
 from kinema.cli.app import app, main
 from kinema.cli import simulate, learn, generate, steer, verify
-from kinema.cli import study, listing, demo
+from kinema.cli import study, report, listing, demo
 
 # isort: on
 
-__all__ = ["app", "demo", "generate", "learn", "listing", "main", "simulate", "steer", "study", "verify"]
+__all__ = ["app", "demo", "generate", "learn", "listing", "main", "report", "simulate", "steer", "study", "verify"]

@@ -14,7 +14,7 @@ from kinema.errors import InputError
 
 REQUEST = "request.json"
 OURS = (REQUEST, "config.json", "codec.safetensors", "weights.safetensors", "history.json")
-OURS += ("frozen.safetensors", "checkpoints")
+OURS += ("frozen.safetensors", "checkpoints", "index.html")
 DEFAULTS = {
     "path": "linear",
     "model": None,
@@ -25,6 +25,7 @@ DEFAULTS = {
     "batch_size": 128,
     "rate": 2e-3,
     "ema": 0.995,
+    "held_out": 0.0,
     "labels": None,
     "augment": None,
     "seed": 0,
@@ -56,6 +57,9 @@ def learn(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step. (128)", metavar="N")] = None,
     rate: Annotated[float | None, typer.Option(help="Highest learning rate. (0.002)", metavar="X")] = None,
     ema: Annotated[float | None, typer.Option(help="Memory of the averaged weights. (0.995)", metavar="X")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="Share of the samples kept aside to watch the loss on. (0)", metavar="X")
+    ] = None,
     labels: Annotated[
         bool | None, typer.Option("--labels/--no-labels", help="Learn each label's law. (if there are labels)")
     ] = None,
@@ -71,7 +75,8 @@ def learn(
 
     kinema learn balls.zarr -o run/
 
-    Ctrl-C leaves a whole checkpoint; --resume goes on from there, to the same weights.
+    Ctrl-C leaves a whole checkpoint; --resume goes on from there, to the same weights. `kinema report run/` draws the
+    curves of a run.
     """
     started = time.perf_counter()
     if resume and overwrite:
@@ -85,7 +90,7 @@ def learn(
         "batch_size": batch_size,
         "rate": rate,
     }
-    options |= {"ema": ema, "labels": labels, "augment": augment, "seed": seed}
+    options |= {"ema": ema, "held_out": held_out, "labels": labels, "augment": augment, "seed": seed}
     options |= {"sizes": parameters(size, "--size") if size else None}
     given = {name: value for name, value in options.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""`kinema study`, `report`: claims of papers, measured, judged and drawn."""
+"""`kinema study`: claims of papers, measured, judged and drawn."""
 
 from pathlib import Path
 from typing import Annotated
@@ -68,21 +68,6 @@ def study(
     if failed:
         tell(f"error: {len(failed)} of {len(chosen)} studies did not run: {', '.join(failed)}", style="bold red")
         raise typer.Exit(FAILED)
-
-
-@app.command()
-def report(
-    folder: Annotated[Path, typer.Argument(help="Where `kinema study` kept evidence.", metavar="FOLDER")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page. (FOLDER/index.html)", metavar="FILE")
-    ] = None,
-) -> None:
-    """Draw kept evidence as one page; nothing is measured."""
-    from kinema.studies import catalog, overview_page
-
-    if not any((folder / f"{slug}.json").is_file() for slug in catalog()):
-        raise InputError(f"{folder} holds no evidence; `kinema study SLUG --keep {folder}` puts some there")
-    show(str(overview_page(folder).save(folder / "index.html" if out is None else out)))
 
 
 PRESETS = ("smoke", "quick", "full")

@@ -13,7 +13,7 @@ from kinema.simulate import make, worlds
 KINDS: dict[str, tuple[type | None, ...]] = {
     "path": (str,),
     **dict.fromkeys(("steps", "batch_size", "seed"), (int,)),
-    **dict.fromkeys(("rate", "ema"), (float, int)),
+    **dict.fromkeys(("rate", "ema", "held_out"), (float, int)),
     **dict.fromkeys(("labels", "augment"), (bool, type(None))),
     **dict.fromkeys(("model", "predicts", "origin"), (str, type(None))),
     "sizes": (dict,),

@@ -22,6 +22,7 @@ from kinema.generate.path.path import Path
 from kinema.generate.run import Run, RunConfig, SampleSpec, begin_run, build, path_spec, save_run
 from kinema.motion import Dataset
 
+LOOKS = 20  # at the rows that are held out
 CAPPED_VELOCITY = capped("velocity", 400.0)  # one object: another would be compiled anew
 
 
@@ -44,6 +45,7 @@ def train(
     batch_size: int = 128,
     rate: float = 2e-3,
     ema: float = 0.995,
+    held_out: float = 0.0,
     folder: str | os.PathLike | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -56,9 +58,10 @@ def train(
     if the start is known, any number of samples if it is a random endpoint; the network then has two outputs, transport
     and noise, else `predicts`, or the data. Without `model`, the network is chosen by the sample's shape, and
     treats alike the bodies and axes that the `augment` of a world exchanges. The loss is that of the velocity, its
-    weight capped at 400, at logit-normal times, unless `weight` and `times` say otherwise. With `folder` the run is
-    kept there from the first checkpoint on, and `resume` goes on from its last. A second call with equal shapes and
-    settings does not compile again.
+    weight capped at 400, at logit-normal times, unless `weight` and `times` say otherwise. `held_out` is the share of
+    the rows that is not learnt from: the history's probe "held out" is the loss on them of the averaged weights, with
+    the same noise at every look. With `folder` the run is kept there from the first checkpoint on, and `resume` goes on
+    from its last. A second call with equal shapes and settings does not compile again.
 
     Example:
         >>> run = train(jr.normal(key, (256, 2)), key=key, steps=20, progress=False)
@@ -67,8 +70,8 @@ def train(
 
     Raises:
         InputError: data that is not real numbers, is empty, not finite (the row is named) or does not vary; labels or
-            times of another length, times that do not increase; an origin that does not fit path and data; a folder
-            that holds a run, or another run with `resume`.
+            times of another length, times that do not increase; an origin that does not fit path and data; `held_out`
+            that leaves no row on either side; a folder that holds a run, or another run with `resume`.
         NotFinite: the loss stopped being a number.
     """
     states = _states(data, ts)
@@ -86,7 +89,8 @@ def train(
     predicts = predicts or (("transport", "noise") if between else "data")
     batch |= _starts(origin, path, states, codec, augment)
     sample = SampleSpec(shape, codec.names, None if ts is None else tuple(map(float, ts)), classes, world)
-    record = {"steps": steps, "batch_size": batch_size, "rate": rate, "ema": ema, "rows": rows}
+    aside = _count_aside(held_out, rows)
+    record = {"steps": steps, "batch_size": batch_size, "rate": rate, "ema": ema, "rows": rows - aside}
     config = RunConfig(path_spec(path), spec, sample, predicts, training=record)
     key_net, key_fit = jr.split(key)
 
@@ -101,6 +105,11 @@ def train(
             unconditional=0.0 if classes is None else 0.1,
             null=classes,
         )
+    probes = []
+    if aside:
+        order = np.asarray(jr.permutation(jr.fold_in(key, 1), rows))
+        kept_out, batch = _rows(batch, order[:aside]), _rows(batch, order[aside:])
+        probes = [_held_out_loss(objective, kept_out, every=max(1, steps // LOOKS), key=key)]
     net, optimizer = build(config, key=key_net), learn.adam(rate, steps)
     if folder is not None and not (FilePath(folder) / "checkpoints").exists():
         begin_run(folder, config, codec)
@@ -116,11 +125,29 @@ def train(
         folder=folder,
         resume=resume,
         progress=progress,
+        probes=probes,
     )
     run = Run(fitted.ema, codec, config, fitted.history)
     if folder is not None:
         save_run(folder, run)
     return run
+
+
+def _rows(batch: dict[str, PyTree], chosen: np.ndarray) -> dict[str, PyTree]:
+    return jax.tree.map(lambda leaf: leaf[chosen], batch)
+
+
+def _held_out_loss(objective, rows: PyTree, *, every: int, key) -> learn.Probe:
+    """The same rows and the same noise at every look, so that the curve shows the weights alone."""
+    look = eqx.filter_jit(lambda model, rows: objective(model, rows, key)[0])
+    return learn.Probe("held out", lambda model, _: look(model, rows), every, "ema")
+
+
+def _count_aside(share: float, rows: int) -> int:
+    aside = round(share * rows)
+    if not (0 <= share < 1 and (share == 0 or 0 < aside < rows)):
+        raise InputError(f"held_out must be a share of the rows in [0, 1) that leaves some on both sides, got {share}")
+    return aside
 
 
 class _Encode(eqx.Module):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,7 @@ from kinema.learn.chunk import Chunks, Fixed
 from kinema.learn.gradient import GradientSource, Objective, as_source
 from kinema.learn.history import History, Recorder
 from kinema.learn.identity import identity
-from kinema.learn.probe import Probe
+from kinema.learn.probe import Probe, Snapshot
 from kinema.learn.progress import Interrupt, Progress
 from kinema.learn.step import LearnState, begin, continued
 from kinema.learn.trainable import Trainable, Where
@@ -178,11 +177,13 @@ class _Run:
                 self._refuse(step, len(aux["loss"]), int(bad[0]) if len(bad) else None)
 
     def look(self, probes: Sequence[Probe]) -> None:
+        if not probes:
+            return
+        seen = self._snapshot()
         for probe in probes:
-            seen = self._model() if probe.of == "model" else self._average()
-            self.recorder.probe(probe.name, self.step, probe.measure(seen, probe.key(self.chunks.fixed.key, self.step)))
-        if probes:
-            self.ask()
+            self.recorder.probe(probe.name, self.step, probe.look(seen, self.chunks.fixed.key))
+        self.line.show(self.recorder.records())
+        self.ask()
 
     def ask(self) -> None:
         """Whether the run should end, by what its probes saw."""
@@ -213,17 +214,11 @@ class _Run:
     def result(self) -> Fit:
         if self.store is not None:
             self.store.finish(self.recorder)
-        return Fit(self._model(), self._average(), self.recorder.history(), self.step, self.chunks.state)
+        seen = self._snapshot()
+        return Fit(seen.model, seen.ema, self.recorder.history(), self.step, seen.state)
 
-    def _model(self) -> PyTree:
-        return eqx.combine(self.chunks.state.params, self.chunks.fixed.static)
-
-    def _average(self) -> PyTree:
-        state = self.chunks.state
-        if state.ema is None:
-            return self._model()
-        average = jax.tree.map(lambda a, x: a.astype(x.dtype), state.ema, state.params)
-        return eqx.combine(average, self.chunks.fixed.static)
+    def _snapshot(self) -> Snapshot:
+        return Snapshot.of(self.chunks.state, self.chunks.fixed.static)
 
     def _refuse(self, step: int, length: int, bad: int | None) -> None:
         if self.store is None:

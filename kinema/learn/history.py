@@ -104,15 +104,14 @@ class Recorder:
         """All so far; names in order, so that a resumed run writes the same bytes."""
         metrics = {name: np.concatenate(parts) for name, parts in sorted(self.metrics.items())}
         self.metrics = {name: [values] for name, values in metrics.items()}
-        return History(
-            metrics or {"loss": np.zeros(0, np.float32)},
-            {
-                name: ProbeRecord(
-                    np.asarray(steps), {leaf: np.stack(column) for leaf, column in sorted(columns.items())}
-                )
-                for name, (steps, columns) in sorted(self.probes.items())
-            },
-        )
+        return History(metrics or {"loss": np.zeros(0, np.float32)}, self.records())
+
+    def records(self) -> dict[str, ProbeRecord]:
+        """What probes saw so far."""
+        return {
+            name: ProbeRecord(np.asarray(steps), {leaf: np.stack(column) for leaf, column in sorted(columns.items())})
+            for name, (steps, columns) in sorted(self.probes.items())
+        }
 
     def arrays(self) -> dict[str, Any]:
         """A tree of arrays for a checkpoint; `restore` takes its leaves by name."""

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "animation": ["Animation", "animate"],
         "charts": [],
+        "learning": ["learning_page"],
         "page": ["Page"],
         "picture": ["Picture"],
         "style": [],

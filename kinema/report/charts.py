@@ -16,6 +16,8 @@ from kinema.report.style import LIGHT, MARKERS, SERIES_LIGHT, SERIES_MIDDLE, mat
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from kinema.learn import ProbeRecord
+
 MANY_POINTS = 400  # from here on points are drawn as an image inside the SVG
 
 
@@ -60,6 +62,31 @@ def training_curve(
         axes.set(xlabel="step", ylabel=ylabel)
         axes.margins(x=0.01)
         _legend(axes, curves)
+    return figure
+
+
+def probe_courses(probes: Mapping[str, "ProbeRecord"], *, lines: int = 6) -> "Figure":
+    """What probes saw against steps, a panel for each: the first `lines` of its numbers. Arrays are not drawn.
+
+    Raises:
+        InputError: no probe measured a number.
+    """
+    courses = {probe: {leaf: y for leaf, y in seen.values.items() if y.ndim == 1} for probe, seen in probes.items()}
+    courses = {probe: dict(list(seen.items())[:lines]) for probe, seen in courses.items() if seen}
+    _some(courses, "probes that measured numbers")
+    with house(4.8, 1.7 * len(courses) + 0.3, nrows=len(courses), squeeze=False) as (figure, grid):
+        for axes, (probe, seen) in zip(grid[:, 0], courses.items()):
+            for index, (leaf, values) in enumerate(seen.items()):
+                colour = SERIES_LIGHT[index % len(SERIES_LIGHT)]
+                axes.plot(probes[probe].steps, values, "o-", ms=3, lw=1.2, color=colour, label=leaf.removesuffix("/."))
+            if list(seen) != ["."]:
+                axes.legend(fontsize="small")
+            axes.set_title(probe, loc="left")
+            axes.margins(x=0.01)
+            if min(values.min() for values in seen.values()) > 0:
+                axes.set_yscale("log")
+                _plain_log_ticks(axes)
+        grid[-1, 0].set_xlabel("step")
     return figure
 
 

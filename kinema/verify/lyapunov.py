@@ -130,40 +130,43 @@ def phase_probe(
     trainable: Trainable | Where = None,
     tolerance: float = TOLERANCE,
 ) -> Probe:
-    """A probe for `learn.fit`: distance of each leaf to its domain, phase, and the barrier K*(λx) / λ.
+    """A probe for `learn.fit`: distance of each leaf to its domain, phase, barrier and coupling of H.
 
-    With a `loss` of the model (all data, no noise) also `objective`, the loss plus the barrier, and the `gap` of
-    `optimality_gap`. `trainable` as in `fit`. A probe sees no momentum: for H itself see `monitor_lion_k`.
+    With a `loss` of the model (all data, no noise) also H itself, as `value`, its `objective`, which is the loss plus
+    the barrier, and the `gap` of `optimality_gap`. `trainable` as in `fit`.
 
+    >>> from kinema.learn import fit
     >>> from kinema.learn.optim.convex import L1
     >>> from kinema.learn.optim.lion_k import lion_k
-    >>> probe = phase_probe(lion_k(0.1, L1(), weight_decay=2.0), loss=lambda w: jnp.sum((w - 1) ** 2))
-    >>> {name: value.item() for name, value in probe.measure(jnp.array(0.5), None).items() if name != "distance"}
-    {'barrier': 0.0, 'gap': 0.0, 'objective': 0.25, 'phase': 2}
+    >>> rule, loss = lion_k(0.1, L1(), weight_decay=2.0), lambda w: jnp.sum((w - 1) ** 2)
+    >>> options = {"steps": 40, "key": jax.random.key(0), "progress": False}
+    >>> probes = [phase_probe(rule, loss=loss)]
+    >>> run = fit(jnp.array(3.0), lambda w, batch, key: (loss(w), {}), optimizer=rule, probes=probes, **options)
+    >>> run.history.probes["phase"].values["phase"].tolist()
+    [1, 2]
 
     Raises:
-        InputError: as `lyapunov`; settings of the probe as `Probe`.
+        InputError: as `lyapunov`, at the first look if the run is not one of Lion; settings of the probe as `Probe`.
     """
     settings = _settings(rule)
     trainable = trainable if isinstance(trainable, Trainable) else Trainable(trainable)
-    at_rest = settings._replace(b1=0.0, learning_rate=1.0)  # b1 = 0: H without the coupling
 
     @eqx.filter_jit
-    def look(model):
+    def look(model, opt_state):
         params, static = trainable.split(model)
-        still = optax.ScaleByLionState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
         def value(params):
             return jnp.zeros(()) if loss is None else loss(eqx.combine(params, static))
 
         level, grads = jax.value_and_grad(value)(params)
-        report = lyapunov(at_rest, level, params, still, tolerance=tolerance)
-        seen = {"distance": report.distance, "phase": report.phase, "barrier": report.barrier}
+        report = lyapunov(settings, level, params, opt_state, tolerance=tolerance)
+        seen = {name: getattr(report, name) for name in ("distance", "phase", "barrier", "coupling")}
         if loss is not None:
-            seen |= {"objective": report.value, "gap": optimality_gap(settings, params, grads)}
+            gap = optimality_gap(settings, params, grads)
+            seen |= {"value": report.value, "objective": report.loss + report.barrier, "gap": gap}
         return seen
 
-    return Probe(name, lambda model, key: look(model), every)
+    return Probe(name, lambda run, key: look(run.model, run.state.opt_state), every, of="run")
 
 
 class MonitorState(NamedTuple):

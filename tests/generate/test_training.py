@@ -47,16 +47,22 @@ def test_learns_a_ring_in_physical_units(key, tmp_path):
     assert (tmp_path / "run" / "history.json").is_file()
 
 
-def test_labels_make_it_conditional(key):
+def test_labels_make_it_conditional_and_rows_are_held_out(key, monkeypatch):
+    batches, fit = [], training.learn.fit
+    monkeypatch.setattr(training.learn, "fit", lambda *some, **more: batches.append(some[2]) or fit(*some, **more))
     x = np.concatenate([np.full((64, 2), -2.0), np.full((64, 2), 2.0)]) + 0.1 * np.asarray(jr.normal(key, (128, 2)))
     labels = np.repeat([0, 1], 64)
-    run = train(x, key=key, steps=200, labels=labels, **TINY)
+    run = train(x, key=key, steps=200, labels=labels, held_out=0.25, **TINY)
     assert run.config.sample.classes == 2
     gen = run.generator
     data = jax.vmap(lambda label: run.codec.decode(gen(0.3, jnp.zeros(2), label).data))(jnp.array([0, 1, 2]))
     assert float(data[0].max()) < -1.5
     assert float(data[1].min()) > 1.5
     assert float(jnp.abs(data[2]).max()) < 1.5  # the null label knows neither
+    learnt, seen = batches[0], run.history.probes["held out"]
+    assert len(np.unique(learnt["x1"], axis=0)) == len(learnt["cond"]) == 96 == run.config.training["rows"]
+    assert np.array_equal(learnt["x1"][:, 0] > 0, learnt["cond"] == 1)
+    assert seen.steps.tolist() == [0, 50, 100, 150, 200] and seen.values["."][-1] < 0.5 * seen.values["."][0]
 
 
 def test_motion_of_named_arrays_and_its_world(key):
@@ -206,6 +212,8 @@ def test_weights_are_not_trained_over(key, tmp_path):
         ({"data": [[1.0], [1.0, 2.0]]}, "rows of different lengths"),
         ({"data": np.arange(24.0).reshape(4, 3, 2), "ts": np.array([0.0, 2, 1])}, r"ts must increase, got ts\[2\]"),
         ({"data": np.arange(24.0).reshape(4, 3, 2), "ts": np.arange(5.0)}, "5 frames"),
+        ({"held_out": 1.0}, r"share of the rows in \[0, 1\) that leaves some on both sides, got 1.0"),
+        ({"held_out": 0.01}, "leaves some on both sides, got 0.01"),
     ],
 )
 def test_refuses(options, message, key):

@@ -181,10 +181,11 @@ def test_fit_trains_with_it(key):
     data = jnp.eye(3)[jnp.arange(30) % 3], jnp.arange(30) % 3
     net = eq.dense_network((3, 8, 6), 3, angle=90.0, key=key)
     source = eq.EquilibriumPropagation(estimator=eq.Symmetric(0.1), steps=(40, 20), homeostasis=1.0, probes=1)
-    run = learn.fit(
-        net, source, data, optimizer=optax.adam(0.02), steps=150, batch_size=10, key=key, chunk=150, progress=False
-    )
-    metrics = run.history.metrics
+    options = {"steps": 150, "batch_size": 10, "chunk": 150, "progress": False}
+    probe = eq.symmetry_probe(jnp.eye(3), steps=40)
+    run = learn.fit(net, source, data, optimizer=optax.adam(0.02), key=key, probes=[probe], **options)
+    metrics, symmetry = run.history.metrics, run.history.probes["symmetry"].values["."]
+    assert symmetry[0] < 0.8 < 0.9 < symmetry[-1] < 1
     assert metrics["loss"][0] > 0.9 and metrics["loss"][-1] < 0.2
     assert metrics["homeostatic"][-1] < 0.2 * metrics["homeostatic"][0] and metrics["unsettled"].mean() < 0.05
 

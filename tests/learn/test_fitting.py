@@ -315,16 +315,3 @@ def test_parameters_that_are_not_finite_are_never_returned_or_saved(key, tmp_pat
     with pytest.raises(NotFinite, match=r"parameters are not finite after step 0 .*step-00000000"):
         fit(jnp.zeros(2), loss, optimizer=SGD, steps=1, key=key, folder=tmp_path / "run", progress=False)
     assert learn.load_model(tmp_path / "run", jnp.ones(2)).tolist() == [0, 0]
-
-
-def test_probe_arguments():
-    for bad in ({"name": "a/b"}, {"name": ""}, {"every": 0}, {"every": (3, -1)}):
-        with pytest.raises(InputError):
-            Probe(**({"name": "a", "measure": print} | bad))
-
-
-def test_a_probe_is_due_once_for_each_wanted_step():
-    probe = Probe("a", print, every=30)
-    assert [step for step in range(0, 121, 20) if probe.due(step - 20 if step else -1, step)] == [0, 40, 60, 100, 120]
-    probe = Probe("a", print, every=[0, 1, 50])
-    assert [step for step in range(0, 121, 20) if probe.due(step - 20 if step else -1, step)] == [0, 20, 60]

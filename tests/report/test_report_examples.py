@@ -7,6 +7,7 @@ import pytest
 
 MODULES = [
     "kinema.report.charts",
+    "kinema.report.learning",
     "kinema.report.page",
     "kinema.studies.evidence",
     "kinema.tables",

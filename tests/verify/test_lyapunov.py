@@ -106,6 +106,7 @@ def test_watching_a_fit(key):
     assert trace.steps.tolist() == [20, 40] and seen.steps.tolist() == [0, 20, 40, 60]
     np.testing.assert_allclose(trace.distance["."], seen.values["distance/."][1:3], rtol=1e-5)
     np.testing.assert_allclose(trace.loss, seen.values["objective"][1:3], rtol=1e-6)
+    np.testing.assert_allclose(trace.value, seen.values["value"][1:3], rtol=1e-6)
     assert np.all(trace.value > trace.loss) and seen.values["gap"][-1] < seen.values["gap"][0]
     # a run of optax's own Lion is watched by its numbers
     lion = optax.lion(0.05, weight_decay=1.0)

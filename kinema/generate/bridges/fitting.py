@@ -146,6 +146,7 @@ def _learn(model, names, seen, judged, path, plan: Plan, rate, key, progress) ->
                 continue
             losses = [np.asarray(side, np.float64) for side in _judge(state.params, static, judged)]
             recorder.probe("held-out", done, {"loss": losses[0].mean() - losses[1].mean()})
+            line.show(recorder.records())
             settled = path[done - 1] == path[-1]  # before that the losses are of different eps
             if least is None or not settled or not _worse(losses, least):
                 best, least, worse = state.params, losses if settled else None, 0

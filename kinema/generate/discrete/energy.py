@@ -150,11 +150,12 @@ def fit_energy(
                 raise NotFinite(f"loss is not finite at step {before + bad[0]}; a lower rate or a flatter log_f may do")
             recorder.extend(aux)
             line.update(done, aux["loss"])
-            for probe in probes:
-                if done == steps or probe.due(before, done):
-                    seen = eqx.combine(state.params if probe.of == "model" else state.ema, static)
-                    recorder.probe(probe.name, done, probe.measure(seen, probe.key(key_run, done)))
-    return EnergyFit(eqx.combine(state.params, static), eqx.combine(state.ema, static), x, recorder.history())
+            due = [probe for probe in probes if done == steps or probe.due(before, done)]
+            for probe in due:
+                recorder.probe(probe.name, done, probe.look(learn.Snapshot.of(state, static), key_run))
+            line.show(recorder.records())
+    final = learn.Snapshot.of(state, static)
+    return EnergyFit(final.model, final.ema, x, recorder.history())
 
 
 def _gaps(model: MarginalModel, chains, keys, counts: Int[Array, "m n"], leaves) -> Float[Array, "m n"]:

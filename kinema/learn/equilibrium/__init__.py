@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = attach(
             "Response",
             "Symmetric",
         ],
-        "homeostasis": ["Homeostasis", "homeostatic_loss", "jacobian_symmetry"],
+        "homeostasis": ["Homeostasis", "homeostatic_loss", "jacobian_symmetry", "symmetry_probe"],
         "source": ["EquilibriumPropagation", "ep_gradient", "implicit_gradient"],
     },
 )

@@ -3,6 +3,8 @@
 L_h = E[|J e|^2 - e.J^2 e] / n = 2 |A|_F^2 / n,   J = d(drive - a)/da,  A = (J - J^T) / 2,  e standard normal
 """
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from kinema.learn.equilibrium.dynamics import Relaxation, settle
 from kinema.learn.gradient import GradientSource
+from kinema.learn.probe import Probe
 from kinema.models.checks import check_positive
 from kinema.motion import trees
 
@@ -47,6 +50,21 @@ def jacobian_symmetry(net: Relaxation, a: PyTree, x: PyTree) -> Float[Array, ""]
     return symmetric / (symmetric + antisymmetric)
 
 
+def symmetry_probe(x: PyTree, *, steps: int = 150, name: str = "symmetry", every: int | Sequence[int] = 500) -> Probe:
+    """A probe for `learn.fit`: mean `jacobian_symmetry` over the inputs x (n, ...), each settled for `steps` steps.
+
+    Raises:
+        InputError: steps not positive; settings of the probe as `Probe`.
+    """
+    check_positive(steps=steps)
+
+    @eqx.filter_jit
+    def look(net):
+        return jnp.mean(jax.vmap(lambda x: jacobian_symmetry(net, _rest(net, x, steps), x))(x))
+
+    return Probe(name, lambda net, key: look(net), every)
+
+
 class Homeostasis(GradientSource):
     """The gradient of the homeostatic loss alone, no task: batches are inputs, or (inputs, targets).
 
@@ -63,7 +81,7 @@ class Homeostasis(GradientSource):
     def __call__(self, params, static, batch, key):
         x = batch[0] if isinstance(batch, tuple) else batch
         net = eqx.combine(params, static)
-        a = jax.vmap(lambda x: net.activate(settle(net, x, steps=self.steps).u))(x)
+        a = jax.vmap(lambda x: _rest(net, x, self.steps))(x)
 
         def loss(params):
             return mean_homeostatic_loss(eqx.combine(params, static), a, x, key, self.probes)
@@ -76,6 +94,11 @@ def mean_homeostatic_loss(net: Relaxation, a: PyTree, x: PyTree, key: PRNGKeyArr
     """Over a batch, every sample with probes of its own."""
     keys = jr.split(key, jax.tree.leaves(a)[0].shape[0])
     return jnp.mean(jax.vmap(lambda a, x, key: homeostatic_loss(net, a, x, key=key, probes=probes))(a, x, keys))
+
+
+def _rest(net: Relaxation, x: PyTree, steps: int) -> PyTree:
+    """Activities where the network comes to rest."""
+    return net.activate(settle(net, x, steps=steps).u)
 
 
 def _jacobian(net: Relaxation, a: PyTree, x: PyTree):
