@@ -105,7 +105,9 @@ def _recommended(
         raise InputError("--solver recommend needs a path that begins at noise; name a solver")
     cond = None if labels is None else jnp.asarray(np.resize(labels, PILOT))
     tell(f"trying every solver with {calls} calls on {PILOT} starts: a minute or two with a small network")
-    said = recommend(generator, calls, shape=shape, key=jr.key(seed), cond=cond, n=PILOT)
+    with bar("recommend", 100) as show:
+        options: dict[str, Any] = {"cond": cond, "n": PILOT, "progress": lambda share: show(100 * share)}
+        said = recommend(generator, calls, shape=shape, key=jr.key(seed), **options)
     tell(said.reason)
     return said.plan
 

@@ -5,26 +5,24 @@ A pilot of starts is carried by a fine solution and by every deterministic solve
 share one compiled loop, and candidates that are surely worse than the best leave after each sixteenth of the starts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from kinema.errors import InputError
-from kinema.generate.alike import Compiled, Described, align, bind_alike
+from kinema.generate.alike import Described, align
 from kinema.generate.candidates import zoo
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.path.path import Path, in_float64
+from kinema.generate.pilot import distances, fine_rows, mean_squares, rms
 from kinema.generate.rows import Rows, bind
 from kinema.generate.sampling import as_struct, check_leading, sample
-from kinema.generate.solver import ModelStatistics, Plan, dpmpp, grids, heun
-from kinema.generate.solver.registry import LIMIT
+from kinema.generate.solver import ModelStatistics, Plan, grids
 from kinema.tables import Table, number
 
 PARTS = 16  # of the starts, between which candidates leave
@@ -35,7 +33,6 @@ DOUBLINGS = 3
 RARE = 3.0  # events that n starts without one may hide, at 95 %
 KEPT = 32  # candidates that go on from the first part
 RULED = 0.2  # of the squared error: what one start may have before it is said
-GROUP = 8  # candidates that one program carries
 
 
 @dataclass(frozen=True)
@@ -68,13 +65,15 @@ def recommend(
     n: int = 1024,
     fine: int = 128,
     batch_size: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Recommendation:
     """The deterministic solver and grid that come closest to the exact flow of `gen` in at most `nfe` calls.
 
     `shape`, `cond`, `x0` and `batch_size` as in `sample`; `cond` and `x0` carry a leading axis of n, the starts of the
     pilot. `candidates` are plans to choose from instead of the zoo, the simplest first. `fine` are the calls of the
     fine solution, doubled up to three times where it has not converged. `statistics` let DPM-Solver-v3 take part.
-    Within 2 % the simpler solver is taken. Costs about n (40 nfe + fine) calls of the generator, n / 16 starts at once.
+    Within 2 % the simpler solver is taken. Costs about n (40 nfe + fine) calls of the generator, n / 16 starts at once;
+    `progress` is called with the share of them that is done, 1 at the end.
 
     Stochastic samplers have no solution to come close to: take `solver.ancestral`, or `dpmpp` with `eta=1`, with as
     many steps as can be afforded, and compare samples.
@@ -97,7 +96,11 @@ def recommend(
     check_shape(gen, shape, cond, x0)
     plans = zoo(gen.path, nfe, statistics=statistics) if candidates is None else candidates
     rows = align(_usable(gen, nfe, plans), nfe=nfe)
-    part = n // PARTS
+    part, most = n // PARTS, len(rows) + (PARTS - 1) * KEPT
+
+    def told(before: int) -> Callable[[int], None]:
+        """Takes how many candidates were carried since `before` of them were, counted as if none left early."""
+        return lambda count: None if progress is None else progress((before + count) / most)
 
     def options(i: int) -> dict[str, Any]:
         """What part i of the starts is drawn by."""
@@ -105,89 +108,19 @@ def recommend(
         given = {name: jax.tree.map(lambda leaf: leaf[here], tree) for name, tree in (("cond", cond), ("x0", x0))}
         return {"key": jr.fold_in(key, i), "shape": shape, "batch_size": batch_size, **given}
 
-    found, exact, apart, fine, fine_error = _first_part(gen, rows, part, options(0), fine)
+    found, exact, apart, fine, fine_error = _first_part(gen, rows, part, options(0), fine, told(0))
     squares = {name: [found[name]] for name in rows}
     alive = list(squares)
     for i in range(1, PARTS):
         alive = _still_in(alive, squares, apart)[:KEPT]
         if len(alive) == 1:
             break
-        truth = sample(gen, exact, part, **options(i)).x
-        for name, more in distances(gen, {name: rows[name] for name in alive}, truth, **options(i)).items():
+        truth, left = sample(gen, exact, part, **options(i)).x, {name: rows[name] for name in alive}
+        for name, more in distances(gen, left, truth, told=told(len(rows) + (i - 1) * KEPT), **options(i)).items():
             squares[name].append(more)
+    told(most)(0)
     errors = {name: rms(np.concatenate(parts)) for name, parts in squares.items()}
     return _verdict(plans, squares, errors, _still_in(alive, squares, apart), fine, fine_error)
-
-
-def distances(
-    gen: AbstractGenerator,
-    rows: Mapping[str, Rows],
-    truth: PyTree,
-    *,
-    key,
-    shape: tuple[int, ...] | PyTree,
-    cond: PyTree | None = None,
-    x0: PyTree | None = None,
-    batch_size: int | None = None,
-) -> dict[str, Float[np.ndarray, " n"]]:
-    """Squared distance over coordinates to `truth`, of each of its n samples, for plans that `bind_alike` gave.
-
-    The same key gives them the starts of `sample`. Infinite where a sample is not finite.
-    """
-    names, found = list(rows), {}
-    for first in range(0, len(names), GROUP):
-        group = names[first : first + GROUP]
-        padded = [rows[name] for name in group] + [rows[group[0]]] * (GROUP - len(group))
-        stacked = jax.tree.map(lambda *columns: jnp.asarray(np.stack(columns)), *padded)
-        values = np.asarray(_distances(gen, stacked, truth, key, as_struct(shape), cond, x0, batch_size), np.float64)
-        found |= {name: np.where(np.isfinite(one), one, np.inf) for name, one in zip(group, values)}
-    return found
-
-
-@eqx.filter_jit
-def _distances(gen, stacked: Rows, truth, key, like, cond, x0, batch_size: int | None) -> Float[Array, "group n"]:
-    n = len(jax.tree.leaves(truth)[0])
-
-    def one(rows: Rows) -> Float[Array, " n"]:
-        x = sample(gen, rows, n, key=key, shape=like, cond=cond, x0=x0, batch_size=batch_size).x
-        return mean_squares(x, truth)
-
-    return jax.lax.map(one, stacked)
-
-
-def mean_squares(x: PyTree, truth: PyTree) -> Float[Array, " n"]:
-    """Squared distance of samples, mean over all coordinates."""
-    pairs = list(zip(jax.tree.leaves(x), jax.tree.leaves(truth)))
-    size = sum(leaf[0].size for leaf, _ in pairs)
-    return jnp.stack([((leaf - goal) ** 2).reshape(len(leaf), -1).sum(1) for leaf, goal in pairs]).sum(0) / size
-
-
-def rms(squares: Array | np.ndarray) -> float:
-    """The root of the mean."""
-    return float(np.asarray(squares, np.float64).mean() ** 0.5)
-
-
-def fine_plan(gen: AbstractGenerator, calls: int) -> Plan:
-    """A plan of `calls` calls that has nearly converged: DPM-Solver++ of third order along log-SNR, or, where there is
-    no data prediction, Heun in time.
-
-    Raises:
-        InputError: a generator that neither can drive.
-    """
-    path, refused = Compiled(gen.path), ""
-    for build in (_along_log_snr, _along_time):
-        try:
-            plan = replace(build(path, calls), fallback=())
-            bind(plan, Described(gen))
-            return plan
-        except InputError as error:
-            refused = str(error)
-    raise InputError(f"gen cannot be solved: it needs a data prediction or a velocity ({refused})")
-
-
-def fine_rows(gen: AbstractGenerator, calls: int) -> dict[str, Rows]:
-    """The fine plan as "whole" and that of half as many calls as "half", bound so that one program runs both."""
-    return bind_alike({"half": fine_plan(gen, calls // 2), "whole": fine_plan(gen, calls)}, gen)
 
 
 def check_shape(gen: AbstractGenerator, shape: Any, cond: PyTree | None, x0: PyTree | None) -> None:
@@ -204,19 +137,6 @@ def check_shape(gen: AbstractGenerator, shape: Any, cond: PyTree | None, x0: PyT
     found, wanted = (jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (field, like))
     if found != wanted:
         raise InputError(f"shape {shape} is not what the generator takes: it returns {found}")
-
-
-def _along_log_snr(path: Path, calls: int) -> Plan:
-    low, high = in_float64(path.log_snr, [max(path.t_min, 0.0), min(path.t_max, 1.0)])[0]
-    low, high = max(low, -LIMIT), min(high, LIMIT)
-    if in_float64(path.coefficients, 0.0)[0] != 0:
-        return dpmpp(path, grids.log_snr(path, calls, low=low, high=high), order=3)
-    inside = grids.log_snr(path, calls - 1, low=low, high=high)
-    return dpmpp(path, grids.from_times(path, np.r_[0.0, inside.times[:-1]], clean=True), order=3)
-
-
-def _along_time(path: Path, calls: int) -> Plan:
-    return heun(path, grids.uniform_time(path, calls // 2), extrapolates="velocity")
 
 
 def _usable(gen: AbstractGenerator, nfe: int, plans: Mapping[str, Plan]) -> dict[str, Rows]:
@@ -236,12 +156,12 @@ def _usable(gen: AbstractGenerator, nfe: int, plans: Mapping[str, Plan]) -> dict
     return found
 
 
-def _first_part(gen, rows: Mapping[str, Rows], part: int, options, calls: int):
+def _first_part(gen, rows: Mapping[str, Rows], part: int, options, calls: int, told: Callable[[int], None]):
     """The starts that all carry, the fine solution, how far samples are apart; its calls are doubled as needed."""
     for doubling in range(DOUBLINGS + 1):
         fine = fine_rows(gen, calls)
         coarse, truth = (sample(gen, one, part, **options).x for one in (fine["half"], fine["whole"]))
-        found = distances(gen, rows, truth, **options)
+        found = distances(gen, rows, truth, told=told, **options)
         change, best = rms(mean_squares(coarse, truth)), min(map(rms, found.values()))
         if change <= CONVERGED * best or doubling == DOUBLINGS:
             break

@@ -26,7 +26,8 @@ from kinema.errors import InputError
 from kinema.generate.fields import Moments, convert
 from kinema.generate.generator import AbstractGenerator, moments_in_float64
 from kinema.generate.path.path import Path
-from kinema.generate.recommendation import check_shape, mean_squares, rms
+from kinema.generate.pilot import mean_squares, rms
+from kinema.generate.recommendation import check_shape
 from kinema.generate.rows import Rows, bind
 from kinema.generate.sampling import advance, as_struct, begin, check_leading, predict, push, sample
 from kinema.generate.solver import Plan, grids

@@ -9,7 +9,8 @@ from kinema.errors import InputError
 from kinema.generate import VP, Bridge, Linear, MixturePosterior, sample, solver
 from kinema.generate.alike import bind_alike
 from kinema.generate.candidates import zoo
-from kinema.generate.recommendation import distances, fine_rows, recommend, rms
+from kinema.generate.pilot import distances, fine_rows, rms
+from kinema.generate.recommendation import recommend
 from kinema.generate.solver import grids
 
 PATH, SHAPE, CALLS = VP(), (4,), 6
@@ -59,11 +60,11 @@ def test_within_5_percent_of_the_best_for_a_mixture(plans):
 
 def test_a_tie_goes_to_the_simpler(plans):
     """Of two names of one plan the first is taken."""
-    one = plans["dpmpp-2m on log-snr to 4.5"]
-    said = recommend(
-        mixture(jr.key(1), spread=0.0), CALLS, shape=SHAPE, key=jr.key(3), candidates={"a": one, "b": one}, n=32
-    )
+    one, seen = plans["dpmpp-2m on log-snr to 4.5"], []
+    options = {"candidates": {"a": one, "b": one}, "n": 32, "progress": seen.append}
+    said = recommend(mixture(jr.key(1), spread=0.0), CALLS, shape=SHAPE, key=jr.key(3), **options)
     assert said.name == "a" and "b" in said.reason
+    assert seen == sorted(seen) and seen[0] > 0 and seen[-1] == 1
 
 
 def test_padded_rows_stand_still(plans):

@@ -8,7 +8,7 @@ import pytest
 
 from kinema.errors import InputError
 from kinema.generate import VP, Bridge, Linear, MixturePosterior, sample, solver
-from kinema.generate.recommendation import fine_plan, mean_squares, rms
+from kinema.generate.pilot import fine_plan, mean_squares, rms
 from kinema.generate.solver import Plan, grids
 from kinema.generate.tuning import Form, Pupil, tune_plan, unroll
 
