@@ -8,6 +8,7 @@ run/checkpoints/          to go on from, and to sample from meanwhile
 """
 
 import json
+import math
 import os
 import warnings
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +25,7 @@ from kinema.generate.codec import Codec
 from kinema.generate.generator import Generator
 from kinema.generate.path import PATHS, Path
 from kinema.learn import History
-from kinema.motion.weights import atomic_file, load_weights, save_weights
+from kinema.motion.weights import atomic_file, load_weights, read_specs, save_weights
 
 FORMAT = 1
 WEIGHTS, CODEC = "weights.safetensors", "codec.safetensors"
@@ -147,6 +148,8 @@ def load_run(folder: str | os.PathLike) -> Run:
     """
     folder = FilePath(folder)
     config = read_config(folder)
+    if (folder / WEIGHTS).exists():
+        _check_sizes(folder, config.model)
     like = eqx.filter_eval_shape(lambda: build(config, key=jr.key(0)))
     numbers = jnp.zeros(config.sample.shape[-1:], "float32")
     codec = load_weights(folder / CODEC, Codec(numbers, numbers, config.sample.names))
@@ -186,6 +189,14 @@ def _check_kinds(path: Any, model: Any, shape: Any, names: Any) -> None:
             raise TypeError(f"the shape of {what} is {sizes!r}")
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"the names of states are {names!r}")
+
+
+def _check_sizes(folder: FilePath, model: dict[str, Any]) -> None:
+    """No size of a network is larger than the count of its weights; one that is would be built for hours."""
+    weights = sum(math.prod(spec["shape"]) for spec in read_specs(folder / WEIGHTS).values())
+    for name, size in model.items():
+        if isinstance(size, int) and size > weights:
+            raise StoreCorrupt(f"{folder / 'config.json'} says {name}={size}, but {WEIGHTS} holds {weights} numbers")
 
 
 def _describe(folder: FilePath, config: RunConfig, codec: Codec) -> None:

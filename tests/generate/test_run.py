@@ -93,6 +93,12 @@ def test_damaged_description(folder, text):
         load_run(folder)
 
 
+def test_a_size_beyond_the_weights(folder):
+    edit(folder, lambda content: content["model"].update(depth=10**9))
+    with pytest.raises(StoreCorrupt, match=r"says depth=1000000000, but weights.safetensors holds \d+ numbers"):
+        load_run(folder)
+
+
 def test_weights_of_another_model(folder, tmp_path):
     save_run(tmp_path / "other", make(spec=models.spec("mlp", shape=(3,), width=16, depth=1)))
     (tmp_path / "other" / "weights.safetensors").rename(folder / "weights.safetensors")

@@ -15,7 +15,9 @@ import pytest
 from kinema.errors import InputError, NotFinite
 from kinema.learn import (
     BackPropagation,
+    Correspondence,
     Independent,
+    Piece,
     RoundRule,
     average,
     begin,
@@ -26,6 +28,7 @@ from kinema.learn import (
     replicate,
     run_rounds,
     stack,
+    transplant,
     unstack,
 )
 
@@ -69,6 +72,26 @@ def test_seeds_learn_as_alone():
         np.testing.assert_allclose(member.ema, one.ema, rtol=1e-6)
         assert member.step == 12
     np.testing.assert_allclose(run.history.loss[-1], [one.history.loss[-1] for one in alone], rtol=1e-5)
+
+
+def test_members_are_transplanted_and_go_on_as_alone():
+    """Every member is scaled by a factor of its own in mid-run; moments follow, and each goes on as `fit` would."""
+
+    def loss(w, batch, key):
+        return jnp.sum((w - 1) ** 2), {}
+
+    optimizer, keys, options = optax.adam(0.05), jr.split(jr.key(3), 2), {"chunk": 5, "key": jr.key(0)}
+    starts = jax.vmap(lambda key: begin(optimizer, jr.normal(key, (3,)), None))(keys)
+    rule = Independent(BackPropagation(loss), optimizer, steps=1)
+    states = unstack(run_rounds(rule, (), starts, rounds=5, keys=keys, **options).members)
+    scaled = [Correspondence({".": [Piece(".", factor=factor)]}) for factor in (2.0, 0.5)]
+    moved = [transplant(s, f * s.params, where, optimizer) for s, f, where in zip(states, (2.0, 0.5), scaled)]
+    ends = run_rounds(rule, (), stack(moved), rounds=5, keys=keys, **options).members.params
+    alone = {"optimizer": optimizer, "steps": 10, "ema": None, "progress": False}
+    for end, state, key in zip(ends, moved, keys):
+        one = fit(state.params, loss, state=state, key=key, **alone)
+        np.testing.assert_allclose(end, one.model, rtol=1e-6)
+    assert moved[0].step == 5 and not np.allclose(ends[0], ends[1], atol=1e-3)
 
 
 def test_some_take_part():
