@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kinema.learn import ProbeRecord
 
 MANY_POINTS = 400  # from here on points are drawn as an image inside the SVG
+LOG_TICKS = ((0.7, range(1, 10)), (1.6, (1.0, 2.0, 5.0)), (3.0, (1.0, 3.0)), (np.inf, (1.0,)))  # by decades shown
 
 
 @contextmanager
@@ -34,6 +35,24 @@ def house(width: float = 4.8, height: float = 3.1, **subplots):
     with matplotlib.rc_context(matplotlib_settings()):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots(**subplots)
+
+
+def log_scale(axes, *names: str) -> None:
+    """A log scale along "x" or "y", or both; 0.01, 0.02, 0.05 rather than powers of ten, and enough of them.
+
+    For after all is drawn: limits stay as they are.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    for name in names:
+        getattr(axes, f"set_{name}scale")("log")
+        axis, (low, high) = getattr(axes, f"{name}axis"), getattr(axes, f"get_{name}lim")()
+        decades = np.log10(high / low)
+        subs = next(subs for most, subs in LOG_TICKS if decades <= most)
+        axis.set_major_locator(LogLocator(subs=list(subs), numticks=12))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
+        getattr(axes, f"set_{name}lim")(low, high)
 
 
 def training_curve(
@@ -57,8 +76,7 @@ def training_curve(
                 axes.plot(steps[shown], middle[shown], color=colour, alpha=0.3, lw=0.8)
             axes.plot(steps[shown], _running_mean(middle, window)[shown], color=colour, label=name)
         if log and all(np.min(values) > 0 for _, values in curves.values()):
-            axes.set_yscale("log")
-            _plain_log_ticks(axes)
+            log_scale(axes, "y")
         axes.set(xlabel="step", ylabel=ylabel)
         axes.margins(x=0.01)
         _legend(axes, curves)
@@ -84,8 +102,7 @@ def probe_courses(probes: Mapping[str, "ProbeRecord"], *, lines: int = 6) -> "Fi
             axes.set_title(probe, loc="left")
             axes.margins(x=0.01)
             if min(values.min() for values in seen.values()) > 0:
-                axes.set_yscale("log")
-                _plain_log_ticks(axes)
+                log_scale(axes, "y")
         grid[-1, 0].set_xlabel("step")
     return figure
 
@@ -117,7 +134,7 @@ def error_against_nfe(
             axes.axhline(target, color=LIGHT["soft"], lw=1.2, ls=(0, (4, 3)), zorder=0)
             place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
             axes.annotate(f"target {target:g}", (1, target), (0, 3), ha="right", color=LIGHT["soft"], size=9, **place)
-        _plain_log_ticks(axes)
+        log_scale(axes, "y")
         _legend(axes, curves)
     return figure
 
@@ -243,21 +260,6 @@ def _spaced(counts: Sequence[float], apart: float = 1.25) -> list[float]:
         if not kept or count >= apart * kept[-1]:
             kept.append(count)
     return kept
-
-
-def _plain_log_ticks(axes) -> None:
-    """0.01, 0.02, 0.05 rather than powers of ten with exponents, and enough of them on a short axis."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    low, high = axes.get_ylim()
-    decades = np.log10(high / low)
-    subs = (
-        (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1.6 else (1.0, 2.0, 5.0) if decades > 0.7 else range(1, 10)
-    )
-    axes.yaxis.set_major_locator(LogLocator(subs=list(subs), numticks=12))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
-    axes.set_ylim(low, high)
 
 
 def _legend(axes, names) -> None:

@@ -13,7 +13,7 @@ import optax
 from kinema import learn
 from kinema.errors import require
 from kinema.learn.optim import adamp, sgdp
-from kinema.report.charts import house
+from kinema.report.charts import house, log_scale
 from kinema.report.picture import Picture
 from kinema.studies.evidence import Evidence, Metric
 from kinema.studies.study import study
@@ -274,7 +274,8 @@ def quotient_picture(found) -> Picture:
                 for k, line in enumerate(values[:, 0, index]):
                     panel.plot(np.maximum(line, 1e-18), color=f"C{colour}", lw=1, label=None if k else name)
         axes[0].set(yscale="log", xlabel="step", ylabel="gap")
-        axes[1].set(yscale="log", xlabel="step", ylabel="length of the weight")
+        axes[1].set(xlabel="step", ylabel="length of the weight")
+        log_scale(axes[1], "y")
         axes[1].legend(fontsize=7)
     return Picture(
         "quotient",
@@ -291,7 +292,8 @@ def digits_picture(digits: dict[str, Trained]) -> Picture:
             axes[0].plot((one.length / one.length[:, :1]).mean(0), color=f"C{colour}", label=name)
             axes[1].plot(np.maximum(one.angle.mean(0), 1e-3), color=f"C{colour}", lw=0.8)
         axes[0].set(xlabel="step", ylabel="length of hidden weights over the first")
-        axes[1].set(yscale="log", xlabel="step", ylabel="angle of a step, degrees")
+        axes[1].set(xlabel="step", ylabel="angle of a step, degrees")
+        log_scale(axes[1], "y")
         axes[0].legend(fontsize=7)
     return Picture(
         "digits",

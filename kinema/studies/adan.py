@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kinema.report.charts import house
+from kinema.report.charts import house, log_scale
 from kinema.report.picture import Picture
 from kinema.studies import adan_tasks as tasks
 from kinema.studies.evidence import Evidence, Metric
@@ -137,8 +137,10 @@ def picture(size: Size, ends, slow: np.ndarray, fast: np.ndarray) -> Picture:
             axes[0].plot(steps, means.mean(0), label=name)
             axes[0].fill_between(steps, means.min(0), means.max(0), alpha=0.2, lw=0)
             axes[1].errorbar(size.rates, ends[name].mean(0), ends[name].std(0), marker="o", capsize=3)
-        axes[0].set(yscale="log", xlabel="step", ylabel="training loss")
-        axes[1].set(xscale="log", yscale="log", xlabel="rate", ylabel=f"loss after {size.steps} steps")
+        axes[0].set(xlabel="step", ylabel="training loss")
+        axes[1].set(xlabel="rate", ylabel=f"loss after {size.steps} steps")
+        log_scale(axes[0], "y")
+        log_scale(axes[1], "x", "y")
         axes[0].legend(fontsize=7)
     return Picture(
         "transformer",
