@@ -36,8 +36,8 @@ class Size(NamedTuple):
 
 SIZES = {
     "smoke": Size(600, 10, (0.2,), (100,), 1, None, (3,), (True,)),
-    "quick": Size(1500, 80, digits.LOCAL_RATES, (100, 101), 3, (8, 300), (3,)),
-    "full": Size(1500, 80, digits.LOCAL_RATES, tuple(range(100, 110)), 10, (64, 300), (3, 10)),
+    "quick": Size(1500, 80, digits.LOCAL_RATES, tuple(range(100, 116)), 3, (8, 300), (3,)),
+    "full": Size(1500, 80, digits.LOCAL_RATES, tuple(range(100, 132)), 10, (64, 300), (3, 10)),
 }
 NAMES = {name: make().name for name, make in ALL_RULES.items()}
 REACH = {"fedavg": 0.89, "fedavg-m": 0.91, "scaffold": 0.97, "scaffold-m": 0.978}
@@ -59,11 +59,12 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     floors = [bowls.floors(seed, *size.noisy) for seed in seeds] if size.noisy else []
     task = digits.problem()
     settings = digits.grid(size.local_rates)
+    options = size.rounds, settings, size.pilots, seeds, size.repeats, task
     found = {
-        some: digits.tuned(size.controls, some, size.rounds, settings, size.pilots, seeds, size.repeats, task)
+        some: {name: one for kind in size.controls for name, one in digits.tuned(kind, some, *options).items()}
         for some in size.takers
     }
-    scores = {name: last(curves.accuracy) for name, (_, curves) in found[3].items()}
+    scores = {name: by_seed(one.curves.accuracy) for name, one in found[3].items()}
     apart = [max(gap for gap, _ in one.values()) for one in ends]
     metrics = [
         Metric("distance to the closed fixed points, worst rule", apart, 1e-12),
@@ -79,7 +80,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
         ),
     ]
     if "scaffold-m" in scores:
-        losses = {name: last(found[3][name][1].loss) for name in ("scaffold-m", "scaffold")}
+        losses = {name: by_seed(found[3][name].curves.loss) for name in ("scaffold-m", "scaffold")}
         metrics.append(
             Metric("training loss, SCAFFOLD-M", losses["scaffold-m"], baseline=losses["scaffold"], against="SCAFFOLD")
         )
@@ -94,12 +95,18 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     return Evidence(
         metrics=metrics,
         figures=[learning(found[3]), *([noise(floors)] if floors else [])],
-        tables=[*(table(some, found[some]) for some in size.takers), endings(ends)],
+        tables=[
+            *(table(some, found[some]) for some in size.takers),
+            *(server_steps(some, found[some], settings) for some in size.takers),
+            endings(ends),
+        ],
         settings={
             "digits": "10 clients of one class each, perceptron 64-64-10, 16 local steps on 20 digits, "
             f"{size.rounds} rounds, beta {digits.BETA}; means over the last {digits.LAST} rounds",
-            "tuning": f"least training loss of seeds {size.pilots} among local rates {size.local_rates} and server "
-            f"rates {digits.SERVER_STEPS} of local rate x steps, the same for all; then {size.repeats} runs a seed",
+            "tuning": f"least training loss among local rates {size.local_rates} and server rates "
+            f"{digits.SERVER_STEPS} of local rate x steps, the same for all: of {digits.FIRST} pilots, and for "
+            f"the best {digits.FINALISTS} of {len(size.pilots)} (seeds from {size.pilots[0]}); then "
+            f"{size.repeats} runs each",
             "noisy quadratics": f"10 clients, 20 dimensions, noise {bowls.NOISE}, beta {bowls.NOISE_BETA}; the least "
             f"floor over (local, server) rates {bowls.NOISE_RATES}",
             "Flower": "compared" if flower else "not installed, so not compared here",
@@ -107,9 +114,9 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     )
 
 
-def last(values: np.ndarray) -> np.ndarray:
+def by_seed(values: np.ndarray) -> np.ndarray:
     """Mean over runs and the last rounds, one a seed."""
-    return np.asarray(values[..., -digits.LAST :], np.float64).mean((1, 2))
+    return digits.last(values).mean(1)
 
 
 def beside_flower(seed: int, rounds: int = 3) -> float:
@@ -144,19 +151,32 @@ def _square(w, batch, key):
     return jnp.mean((batch["x"] @ w - batch["y"]) ** 2), {}
 
 
-def table(some: int, found: dict) -> Table:
+def table(some: int, found: dict[str, digits.Tuned]) -> Table:
     rows = [
         [
             NAMES[name],
-            f"{local:g}, {server:g}",
-            Spread.of(last(curves.loss)),
-            Spread.of(last(curves.accuracy)),
+            "{:g}, {:g}".format(*one.rates),
+            Spread.of(by_seed(one.curves.loss)),
+            Spread.of(by_seed(one.curves.accuracy)),
         ]
-        for name, ((local, server), curves) in found.items()
+        for name, one in found.items()
     ]
     return Table(
         f"Digits, {some} of 10 clients a round", ["rule", "local, server rate", "training loss", "accuracy"], rows
     )
+
+
+def server_steps(some: int, found: dict[str, digits.Tuned], settings: np.ndarray) -> Table:
+    """What the pilots saw: the local rate of least loss for every rule and server step."""
+    rows = []
+    for name, one in found.items():
+        for server in digits.SERVER_STEPS:
+            own = np.flatnonzero(np.isclose(settings[:, 1], server * digits.LOCAL_STEPS * settings[:, 0]))
+            best = own[np.nanmean(one.pilots.loss[own], 1).argmin()]
+            ends = [end[best][~np.isnan(end[best])] for end in one.pilots]
+            rows.append([NAMES[name], server, f"{settings[best, 0]:g}", len(ends[0]), *map(Spread.of, ends)])
+    columns = ["rule", "server rate / local rate x steps", "local rate", "pilots", "training loss", "accuracy"]
+    return Table(f"Pilots by server step, {some} of 10 clients a round", columns, rows)
 
 
 def endings(ends: list[dict]) -> Table:
@@ -166,8 +186,8 @@ def endings(ends: list[dict]) -> Table:
 
 def learning(found: dict) -> Picture:
     with house(5.4, 3.2) as (figure, axes):
-        for name, (_, curves) in found.items():
-            accuracy = curves.accuracy.reshape(-1, curves.accuracy.shape[-1])
+        for name, one in found.items():
+            accuracy = one.curves.accuracy.reshape(-1, one.curves.accuracy.shape[-1])
             rounds = np.arange(1, accuracy.shape[1] + 1)
             (line,) = axes.plot(rounds, accuracy.mean(0), label=NAMES[name])
             low, high = np.percentile(accuracy, [25, 75], axis=0)

@@ -19,6 +19,7 @@ RULES = {"fedavg": (1.0, False), "fedavg-m": (BETA, False), "scaffold": (1.0, Tr
 LOCAL_RATES = (0.05, 0.2, 0.5)
 SERVER_STEPS = (0.5, 1.0, 2.0)  # of local_lr * local_steps
 LOCAL_STEPS, BATCH, LAST = 16, 20, 10
+FIRST, FINALISTS = 4, 3  # pilots of every setting, and how many settings have the other pilots too
 TRAINED = 1437  # of 1,797 digits; the rest are for the test
 
 
@@ -31,10 +32,21 @@ class Problem(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """Every round of a run: loss on all training digits, by which settings are chosen, and accuracy on the others."""
+    """Of runs: loss on all training digits in the last rounds, by which settings are chosen; accuracy on the others."""
 
     loss: np.ndarray
-    accuracy: np.ndarray
+    accuracy: np.ndarray  # in every round
+
+
+class Tuned(NamedTuple):
+    """The chosen (local, server) rate, its curves (seeds, repeats, rounds), and the ends of (settings, pilots).
+
+    An end is NaN where a setting had no more pilots.
+    """
+
+    rates: np.ndarray
+    curves: Curves
+    pilots: Curves
 
 
 def problem() -> Problem:
@@ -52,30 +64,45 @@ def grid(local_rates: tuple[float, ...] = LOCAL_RATES) -> np.ndarray:
 
 
 def tuned(
-    controls, some: int, rounds: int, settings: np.ndarray, pilots, seeds, repeats: int, task: Problem
-) -> dict[str, tuple[np.ndarray, Curves]]:
-    """By rule: the setting of least loss in the pilots' last rounds, and its curves (seeds, repeats, rounds).
+    control: bool, some: int, rounds: int, settings: np.ndarray, pilots, seeds, repeats: int, task: Problem
+) -> dict[str, Tuned]:
+    """Every rule with control variates, or without, at the setting of least loss in the pilots' last rounds.
 
-    `controls`: rules with control variates (True), without (False), or both.
-
-    All runs of rules of one kind go through one program, in batches as large as the pilots of one rule.
+    Loss differs much from run to run, so many pilots compare the settings that are best by a few. All runs go through
+    one program.
     """
-    keys = keys_of(pilots)
+    names = [name for name, (_, controlled) in RULES.items() if controlled == control]
+    first, more = np.split(np.asarray(pilots), [FIRST])
     final = jnp.concatenate([jr.split(key, repeats) for key in keys_of(seeds)])
-    found = {}
-    for control in controls:
-        names = [name for name, (_, controlled) in RULES.items() if controlled == control]
-        pilot = [Run(RULES[name][0], rates, key) for name in names for rates in settings for key in keys]
-        batch = len(settings) * len(keys)
-        seen = curves(control, some, rounds, pilot, batch, task)
-        loss = np.nan_to_num(seen.loss[:, -LAST:], nan=np.inf).reshape(len(names), len(settings), -1).mean(-1)
-        best = settings[loss.argmin(1)]
-        judged = [Run(RULES[name][0], rates, key) for name, rates in zip(names, best) for key in final]
-        seen = curves(control, some, rounds, judged, batch, task)
-        shape = len(names), len(seeds), repeats, rounds
-        each = zip(names, best, seen.loss.reshape(shape), seen.accuracy.reshape(shape))
-        found |= {name: (rates, Curves(loss, accuracy)) for name, rates, loss, accuracy in each}
-    return found
+    batch = len(names) * len(final)
+
+    def ran(chosen, keys):
+        """Curves (rules, settings, keys, rounds) of some settings of every rule."""
+        own = [Run(RULES[name][0], rates, key) for name, each in zip(names, chosen) for rates in each for key in keys]
+        seen = curves(control, some, rounds, own, batch, task)
+        return [one.reshape(len(names), len(chosen[0]), len(keys), -1) for one in seen]
+
+    ends = np.full((2, len(names), len(settings), len(pilots)), np.nan)
+    ends[..., : len(first)] = [finite(one) for one in ran([settings] * len(names), keys_of(first))]
+    best = np.nanmean(ends[0], -1).argsort(1)[:, :FINALISTS]
+    if len(more):
+        rules = np.arange(len(names))[:, None]
+        ends[:, rules, best, len(first) :] = [finite(one) for one in ran(settings[best], keys_of(more))]
+    losses = np.take_along_axis(ends[0].mean(-1), best, 1)
+    chosen = np.take_along_axis(best, losses.argmin(1)[:, None], 1)
+    seen = [one.reshape(len(names), len(seeds), repeats, -1) for one in ran(settings[chosen], final)]
+    each = zip(names, chosen[:, 0], zip(*seen), zip(*ends))
+    return {name: Tuned(settings[index], Curves(*run), Curves(*pilot)) for name, index, run, pilot in each}
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """Means over the last rounds, infinite where a run was lost."""
+    return np.nan_to_num(last(values), nan=np.inf)
+
+
+def last(values: np.ndarray) -> np.ndarray:
+    """Mean over the last rounds."""
+    return np.asarray(values[..., -LAST:], np.float64).mean(-1)
 
 
 class Run(NamedTuple):
@@ -106,10 +133,13 @@ def _curves(control: bool, some: int, rounds: int, beta, rates, keys, task: Prob
     make = scaffold_m if control else fedavg_m
     static = eqx.partition(network(jr.key(0)), eqx.is_inexact_array)[1]
 
-    def measure(server):
+    def right(server):
         model = jax.vmap(eqx.combine(server.model, static))
-        right = model(task.test[0]).argmax(1) == task.test[1]
-        return {"all": _entropy(model(task.train[0]), task.train[1]), "right": right.mean()}
+        return {"right": (model(task.test[0]).argmax(1) == task.test[1]).mean()}
+
+    def both(server):
+        model = jax.vmap(eqx.combine(server.model, static))
+        return right(server) | {"all": _entropy(model(task.train[0]), task.train[1])}
 
     def run(beta, rates, key):
         key_model, key_run, key_members = jr.split(key, 3)
@@ -117,10 +147,11 @@ def _curves(control: bool, some: int, rounds: int, beta, rates, keys, task: Prob
         federated = Federated(make(beta), SOURCE, 10, LOCAL_STEPS, rates[0], rates[1], BATCH, static)
         server, members = federated.begin(params)
         state = Population(server, members, jnp.zeros((), jnp.int32))
-        keys = member_keys(key_members, 10)
-        options = {"rule": federated, "rounds": rounds, "some": some, "measure": measure}
-        seen = scan_rounds(state, task.clients, keys, key_run, **options)[1]
-        return seen["all"], seen["right"]
+        data = task.clients, member_keys(key_members, 10), key_run
+        options = {"rule": federated, "some": some}
+        state, early = scan_rounds(state, *data, **options, rounds=rounds - LAST, measure=right)
+        _, late = scan_rounds(state, *data, **options, rounds=LAST, measure=both)
+        return late["all"], jnp.concatenate([early["right"], late["right"]])
 
     return jax.vmap(run)(beta, rates, keys)
 

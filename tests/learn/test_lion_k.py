@@ -11,9 +11,22 @@ import pytest
 
 from kinema.errors import InputError
 from kinema.learn import fit
-from kinema.learn.optim import L1, L2, GroupL2, L2Squared, Nuclear, TopK, lion_k, scale_by_lion_k
+from kinema.learn.optim import (
+    L1,
+    L2,
+    GroupL2,
+    Huber,
+    L2Squared,
+    LionSettings,
+    Lp,
+    Nuclear,
+    TopK,
+    lion_k,
+    scale_by_lion_k,
+)
 from kinema.learn.optim.lion_k import convex_of
-from kinema.motion import trees
+from kinema.motion import FunctionLaw, integrate, trees
+from kinema.verify import lyapunov
 
 PARAMS = {"bias": jnp.linspace(-1.0, 1.0, 5), "weight": jnp.linspace(-2.0, 2.0, 20).reshape(4, 5)}
 
@@ -39,6 +52,58 @@ def test_l1_is_optax_lion_to_the_bit(options):
         assert equal(run(ours), run(theirs))
     program = [str(jax.make_jaxpr(rule.update)(PARAMS, rule.init(PARAMS), PARAMS)) for rule in (ours, theirs)]
     assert program[0] == program[1]
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_published_lion():
+    """Lion's equations in NumPy, step by step: the weights decay by 1 - ηλ, then move by η along the sign."""
+    random, b1, b2, decay = np.random.default_rng(0), 0.9, 0.99, 0.7
+    x, grads = random.normal(size=(3, 4)), random.normal(size=(100, 3, 4))
+    rule, m, ours = lion_k(lambda step: 0.05 * 0.97**step, L1(), weight_decay=decay), 0, jnp.asarray(x)
+    state, update = rule.init(ours), jax.jit(rule.update)
+    for step, g in enumerate(grads):
+        rate = 0.05 * 0.97**step
+        x = (1 - rate * decay) * x - rate * np.sign(b1 * m + (1 - b1) * g)
+        m = b2 * m + (1 - b2) * g
+        updates, state = update(jnp.asarray(g), state, ours)
+        ours = optax.apply_updates(ours, updates)
+        assert np.abs(ours - x).max() < 1e-12
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("k", [Huber(0.5), Lp(3.0)], ids=lambda k: type(k).__name__)
+def test_the_flow_falls_by_its_closed_form(k):
+    """As steps go to 0 Lion-K becomes a flow; γ H falls along it at a known rate, which is integrated beside the state.
+
+    m' = -γ (∇f + m),  x' = ∇K(p) - λx,  p = m - εγ (∇f + m)            γ = (1 - b2) / η,  ε = η (1 - b1) / (1 - b2)
+    γ H' = -(λ + γ) / (1 + ελ) <p - ∇K*(λx), ∇K(p) - λx> - (1 - εγ) / (ε + ε²λ) <p - m, ∇K(p) - ∇K(m)>
+    """
+    eta, b1, b2, decay = 0.02, 0.9, 0.98, 0.8
+    gamma, epsilon = (1 - b2) / eta, eta * (1 - b1) / (1 - b2)
+    settings, curvature = LionSettings(eta, k, b1, b2, decay, True), jnp.array([3.0, 1.0, 0.3])
+
+    def loss(x):
+        return jnp.sum(curvature * (x - jnp.array([2.0, -0.3, 0.6])) ** 2) / 2
+
+    def h(state):
+        momentum = optax.ScaleByLionState(jnp.zeros((), int), -state["m"])
+        return gamma * lyapunov(settings, loss(state["x"]), state["x"], momentum).value
+
+    def drift(t, state, args):
+        x, m = state["x"], state["m"]
+        pull = gamma * (jax.grad(loss)(x) + m)
+        p = m - epsilon * pull
+        speed, bend = k.grad(p) - decay * x, k.grad(p) - k.grad(m)
+        rate = (decay + gamma) * jnp.vdot(p - jax.grad(k.conjugate)(decay * x), speed)
+        rate += (1 - epsilon * gamma) / epsilon * jnp.vdot(p - m, bend)
+        return {"x": speed, "m": -pull, "h": -rate / (1 + epsilon * decay)}
+
+    start = {"x": jnp.array([-0.9, 0.5, 1.1]), "m": jnp.array([1.0, -2.0, 0.2])}
+    start |= {"h": h(start)}
+    states = integrate(FunctionLaw(drift), start, jnp.linspace(0, 12, 121), rtol=1e-10, atol=1e-12).states
+    values = jax.vmap(h)(states)
+    np.testing.assert_allclose(states["h"], values, atol=1e-7 * values[0])
+    assert np.all(np.diff(values) < 0) and values[0] - values[-1] > 1
 
 
 def test_squared_norm_is_momentum_with_decay():
