@@ -18,8 +18,9 @@ from jaxtyping import PyTree
 
 from kinema.errors import BudgetExhausted, InputError, NotFinite, choose
 from kinema.motion import trees
+from kinema.motion.blocks import LONGEST, in_blocks, longest_for
 from kinema.motion.law import Law
-from kinema.motion.methods import ADJOINTS, METHODS, check_adjoint, check_calculus, check_method
+from kinema.motion.methods import ADJOINTS, METHODS, check_adjoint, check_calculus, check_method, make_adjoint
 from kinema.motion.stepping import EvenSteps, counts
 from kinema.motion.trajectory import Interpolant, Trajectory
 
@@ -97,13 +98,15 @@ def integrate(
         check_adjoint(adjoint, solver, noisy, dense, len(ts))
     if dense and len(ts) == 1:
         raise InputError("dense needs at least two times in ts")
+    block = LONGEST
     if dt is not None and not _traced(ts, dt):
         needed = counts(ts, dt, np).sum(dtype=np.float64)
         if needed > limit:
             raise BudgetExhausted(f"dt={float(dt)} needs {needed:.0f} steps, max_steps={limit}; raise one of the two")
+        block = longest_for(int(needed)) if noisy else LONGEST
 
     states, interpolant, steps, result, finite = _solve(
-        law, x0, ts, args, key, solver, dt, rtol, atol, adjoint, noisy=noisy, dense=dense, max_steps=limit
+        law, x0, ts, args, key, solver, dt, rtol, atol, adjoint, noisy=noisy, dense=dense, max_steps=limit, block=block
     )
     constants = {"steps": steps}
     if throw:
@@ -114,7 +117,7 @@ def integrate(
 
 
 @eqx.filter_jit
-def _solve(law, x0, ts, args, key, solver, dt, rtol, atol, adjoint, *, noisy, dense, max_steps):
+def _solve(law, x0, ts, args, key, solver, dt, rtol, atol, adjoint, *, noisy, dense, max_steps, block):
     """The compiled part. Shapes are checked here, while it is traced: once for all calls with the same shapes."""
     ts = jnp.asarray(ts)
     _check_shapes("drift", law.drift, ts[0], x0, args)
@@ -130,7 +133,11 @@ def _solve(law, x0, ts, args, key, solver, dt, rtol, atol, adjoint, *, noisy, de
         # Newton, because a fixed step that does not converge cannot be tried again with a smaller one.
         newton = optx.Newton(rtol=rtol, atol=atol, norm=optx.max_norm)
         solver = eqx.tree_at(lambda s: s.root_finder, solver, newton)
-    steady = isinstance(adjoint, diffrax.ImplicitAdjoint) or adjoint == "implicit"
+    controller = _controller(solver, ts, dt, rtol, atol, noisy)
+    adjoint = make_adjoint(adjoint, solver, rtol, atol)
+    if noisy and isinstance(controller, EvenSteps):
+        adjoint = in_blocks(adjoint, block)
+    steady = isinstance(adjoint, diffrax.ImplicitAdjoint)
     solution = diffrax.diffeqsolve(
         terms,
         solver,
@@ -140,8 +147,8 @@ def _solve(law, x0, ts, args, key, solver, dt, rtol, atol, adjoint, *, noisy, de
         pack(x0),
         args,
         saveat=diffrax.SaveAt(t1=True) if steady else diffrax.SaveAt(ts=ts, dense=dense),
-        stepsize_controller=_controller(solver, ts, dt, rtol, atol, noisy),
-        adjoint=_adjoint(adjoint, solver, rtol, atol) if isinstance(adjoint, str) else adjoint,
+        stepsize_controller=controller,
+        adjoint=adjoint,
         max_steps=max_steps,
         throw=False,
     )
@@ -162,15 +169,6 @@ def _controller(solver, ts, dt, rtol, atol, noisy):
         return diffrax.PIDController(rtol, atol)
     pid = diffrax.PIDController(rtol, atol, pcoeff=0.1, icoeff=0.3, dtmin=_shortest_noisy_step(ts, dt))
     return diffrax.ClipStepSizeController(pid, step_ts=ts, store_rejected_steps=100)
-
-
-def _adjoint(name, solver, rtol, atol):
-    if name != "backsolve":
-        return ADJOINTS[name]()
-    # Backwards always adaptive: Diffrax carries the state of a fixed-step controller from one interval into the next.
-    backward = solver if isinstance(solver, diffrax.AbstractAdaptiveSolver) else diffrax.Tsit5()
-    controller = diffrax.PIDController(rtol, atol)
-    return diffrax.BacksolveAdjoint(solver=backward, stepsize_controller=controller, dt0=None)
 
 
 class _Noise(eqx.Module):

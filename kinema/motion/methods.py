@@ -92,6 +92,18 @@ def check_adjoint(adjoint, solver, noisy, dense, frames):
         )
 
 
+def make_adjoint(adjoint, solver, rtol, atol):
+    """A Diffrax adjoint from a name; one given as such stays."""
+    if not isinstance(adjoint, str):
+        return adjoint
+    if adjoint != "backsolve":
+        return ADJOINTS[adjoint]()
+    # Backwards always adaptive: Diffrax carries the state of a fixed-step controller from one interval into the next.
+    backward = solver if isinstance(solver, diffrax.AbstractAdaptiveSolver) else diffrax.Tsit5()
+    controller = diffrax.PIDController(rtol, atol)
+    return diffrax.BacksolveAdjoint(solver=backward, stepsize_controller=controller, dt0=None)
+
+
 def check_calculus(law, t, x0, args, solver):
     """Law and method must be of one calculus, unless the diffusion does not depend on the state: there both agree."""
     ones = jax.tree.map(jnp.ones_like, x0)

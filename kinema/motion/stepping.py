@@ -3,6 +3,7 @@
 from typing import Any
 
 import diffrax
+import jax
 import jax.numpy as jnp
 from diffrax import RESULTS
 from jaxtyping import Array, Float
@@ -41,6 +42,18 @@ class EvenSteps(diffrax.AbstractStepSizeController):
         over = step == counts[interval]
         state = (jnp.where(over, interval + 1, interval), jnp.where(over, 1, step + 1), counts)
         return True, t1, self._end(state), False, state, RESULTS.successful
+
+    def ahead(self, state: Any, n: int) -> Float[Array, " n"]:
+        """When the next `n` steps end, beginning with the one that `state` stands at; then always `ts[-1]`."""
+        interval, step, counts = state
+        places = jnp.minimum(interval + jnp.arange(n), len(self.ts) - 2)
+        left = jnp.minimum(counts[places], n).at[0].set(jnp.minimum(counts[interval] - step + 1, n))
+        last = jnp.cumsum(left)
+        which = jnp.minimum(jnp.searchsorted(last, jnp.arange(n), side="right"), n - 1)
+        steps = jnp.arange(n) - (last - left)[which] + jnp.where(which == 0, step, 1)
+        ends, end = self._end((places[which], steps, counts)), self.ts[-1]
+        almost = end - 100 * (end - jnp.nextafter(end, -jnp.inf))  # where Diffrax goes on to the end in one step
+        return jax.lax.cummax(jnp.where(ends > almost, end, ends))
 
     def _end(self, state):
         """When the step that `state` stands at ends."""

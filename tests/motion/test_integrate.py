@@ -12,6 +12,7 @@ from conftest import assert_within_error
 
 from kinema.errors import BudgetExhausted, InputError, NotFinite
 from kinema.motion import METHODS, FunctionLaw, Law, Leapfrog, SecondOrder, integrate
+from kinema.motion.blocks import Step
 from kinema.motion.methods import NOISE_ONLY
 from kinema.motion.stepping import EvenSteps, counts
 
@@ -62,8 +63,16 @@ class Geometric(eqx.Module):
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in SYMPLECTIC])
-def test_any_method_takes_any_tree(method, key):
-    """Traced, not compiled: structure, shapes and precision of what would come out."""
+def test_any_method_takes_any_tree(method, key, monkeypatch):
+    """Traced, not compiled: structure, shapes and precision of what comes out; noise is made ahead of the steps."""
+    asked = []
+
+    def evaluate(step, t0, t1=None, **options):
+        asked.append(t0 is step.t0 and t1 is step.t1)
+        return known(step, t0, t1, **options)
+
+    known = Step.evaluate
+    monkeypatch.setattr(Step, "evaluate", evaluate)
     x0 = {"a": jnp.ones((2, 3)), "b": (jnp.ones(()),)} if method != "ito_milstein" else jnp.ones((2, 3))
     law = FunctionLaw(decay, (lambda t, x, args: jax.tree.map(jnp.ones_like, x)) if method in NOISE_ONLY else None)
     traj = jax.eval_shape(lambda k: integrate(law, x0, jnp.linspace(0, 1, 4), method=method, dt=0.01, key=k), key)
@@ -71,6 +80,7 @@ def test_any_method_takes_any_tree(method, key):
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(traj.states)] == [
         ((4, *x.shape), jnp.float32) for x in jax.tree.leaves(x0)
     ]
+    assert all(asked) and bool(asked) == (method in NOISE_ONLY)
 
 
 # -- ordinary laws
