@@ -3,23 +3,20 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
 
-from kinema import learn, models
-from kinema.errors import require
-from kinema.generate import VE, Denoising, Generator, MixturePosterior, Path, estimate_statistics, sample
-from kinema.generate.alike import bind_alike
+from kinema.generate import VE, estimate_statistics, sample
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.objective import capped
+from kinema.generate.rows import Rows, bind
 from kinema.generate.solver import Grid, Plan, ancestral, dpm_solver_v3, dpmpp, grids, unipc
 from kinema.generate.solver.model_statistics import ModelStatistics
 from kinema.report.charts import error_against_nfe, house
 from kinema.report.picture import Picture
+from kinema.studies.dpm_solver_v3_digits import PIXELS, SPREAD, Blurred, perceptron, scaled_digits
 from kinema.studies.evidence import Evidence, Metric
+from kinema.studies.plans_by_calls import bind_by_calls
 from kinema.studies.study import study
 from kinema.tables import Spread, Table
 
@@ -44,7 +41,7 @@ SIZES = {
     "quick": Size((*FEW, 10, 15, 20), 4, 100, 256, 120, 1024, 400, (1500, 256, 3)),
     "full": Size((*FEW, 10, 15, 20), 4, 100, 4096, 240, 4096, 4800, (20_000, 512, 4)),
 }
-PIXELS, SPREAD, STD = 64, 0.5, 0.1
+STD = 0.1
 PATH = VE(sigma_min=0.02, sigma_max=80.0)
 LOW, HIGH = -np.log(PATH.sigma_max), -np.log(PATH.sigma_min)
 OURS, FIRST, SCALAR = "DPM-Solver-v3", "DPM-Solver-v3, order 1", "DPM-Solver-v3, one number for all pixels"
@@ -75,16 +72,15 @@ class Errors(NamedTuple):
 def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
     pixels = scaled_digits()
-    tables, found = [], []
+    found, known = [], Known.of(Blurred(path=PATH, points=jnp.asarray(pixels), blur=STD), size)
     for seed in seeds:
         apart = []
         for key in jr.split(jr.key(seed), size.instances):
             key_digits, key_statistics, key_start = jr.split(key, 3)
             rows = jr.permutation(key_digits, len(pixels))[: size.digits]
-            gen = MixturePosterior(PATH, pixels[rows], STD**2)
-            data = draws(gen, 4 * size.k, key_digits)
-            statistics = estimate(gen, data, size, key_statistics)
-            apart.append(compare(gen, statistics, size, key_start))
+            gen = Blurred(path=PATH, points=jnp.asarray(pixels)[rows], blur=STD)
+            statistics = estimate(gen, gen.draws(4 * size.k, key_digits), size, key_statistics)
+            apart.append(compare(gen, known, statistics, size, key_start))
         found.append({at: Errors.of(np.concatenate([one[at] for one in apart])) for at in apart[0]})
     figures = [error_picture(size, found, *words) for words in CAPTIONS]
     figures.append(statistics_picture(statistics["full"]))
@@ -126,60 +122,64 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     )
 
 
-def scaled_digits() -> np.ndarray:
-    """scikit-learn's digits `(1797, 64)`, mean 0 and deviation `SPREAD` over all pixels."""
-    pixels = require("sklearn.datasets", "digits").load_digits().data
-    return ((pixels - pixels.mean()) * (SPREAD / pixels.std())).astype(np.float32)
-
-
 def estimate(gen: AbstractGenerator, data, size: Size, key) -> dict[str, ModelStatistics]:
     """Statistics of each pixel and, but for a smoke run, of all together; over the whole path."""
     options = {"low": LOW, "high": HIGH, "n": size.n, "key": key}
     found = {"full": estimate_statistics(gen, data, k=size.k, **options)}
     if size.training is not None:
-        found["scalar"] = estimate_statistics(gen, data, k=size.k // 4, shape="scalar", **options)
+        found["scalar"] = estimate_statistics(gen, data, k=size.k, shape="scalar", **options)
     return found
 
 
-@eqx.filter_jit
-def draws(gen: MixturePosterior, n: int, key) -> Float[Array, "n pixels"]:
-    return jax.vmap(gen.draw)(jr.split(key, n))
+def uniform(calls: int) -> Grid:
+    return grids.log_snr(PATH, calls, low=LOW, high=HIGH, clean=False)
 
 
-def plans(grid: Grid, statistics: dict[str, ModelStatistics]) -> dict[str, Plan]:
+def published(grid: Grid) -> dict[str, Plan]:
+    """Solvers that know nothing of the model."""
     return {
         "DDIM": ancestral(PATH, grid, eta=0.0),
         PEERS[0]: dpmpp(PATH, grid, order=3),
         PEERS[1]: dpmpp(PATH, grid, order=3, lower_final=True),
         PEERS[2]: unipc(PATH, grid, variant="bh1"),
         PEERS[3]: unipc(PATH, grid),
-        FIRST: dpm_solver_v3(PATH, grid, statistics=statistics["full"], order=1, corrector="none"),
-        **{
-            name: dpm_solver_v3(PATH, grid, statistics=statistics[shape])
-            for name, shape in ((OURS, "full"), (SCALAR, "scalar"))
-            if shape in statistics
-        },
     }
 
 
-def compare(gen: AbstractGenerator, statistics, size: Size, key) -> dict[tuple[str, int], np.ndarray]:
-    """Distances to the converged solution of every solver at every number of calls, from the same starts."""
-    start = PATH.sigma_max * jr.normal(key, (size.starts, PIXELS))
-
-    def end(plan) -> np.ndarray:
-        return np.asarray(sample(gen, plan, size.starts, key=key, shape=(PIXELS,), start=start).x)
-
-    def grid(calls: int) -> Grid:
-        return grids.log_snr(PATH, calls, low=LOW, high=HIGH, clean=False)
-
-    truth, found = end(unipc(PATH, grid(size.fine), order=2)), {}
-    for calls in size.calls:
-        for name, rows in bind_alike(plans(grid(calls), statistics), gen).items():
-            found[name, calls] = ((end(rows) - truth) ** 2).mean(1) ** 0.5
+def fitted(grid: Grid, statistics: dict[str, ModelStatistics]) -> dict[str, Plan]:
+    """Solvers of the model's own statistics."""
+    found = {FIRST: dpm_solver_v3(PATH, grid, statistics=statistics["full"], order=1, corrector="none")}
+    for name, shape in ((OURS, "full"), (SCALAR, "scalar")):
+        if shape in statistics:
+            found[name] = dpm_solver_v3(PATH, grid, statistics=statistics[shape])
     return found
 
 
-WEIGHT = capped("velocity", 400.0)
+class Known(NamedTuple):
+    """What needs no statistics, for all generators of one prediction: the converged solution and the peers, by name
+    and number of calls."""
+
+    converged: Rows
+    peers: dict[tuple[str, int], Rows]
+
+    @classmethod
+    def of(cls, gen: AbstractGenerator, size: Size) -> "Known":
+        plans = {(name, calls): plan for calls in size.calls for name, plan in published(uniform(calls)).items()}
+        return cls(bind(unipc(PATH, uniform(size.fine), order=2), gen), bind_by_calls(plans, gen))
+
+
+def compare(gen: AbstractGenerator, known: Known, statistics, size: Size, key) -> dict[tuple[str, int], np.ndarray]:
+    """Distances to the converged solution of every solver at every number of calls, from the same starts."""
+    start = PATH.sigma_max * jr.normal(key, (size.starts, PIXELS))
+
+    def end(rows: Rows) -> np.ndarray:
+        return np.asarray(sample(gen, rows, size.starts, key=key, shape=(PIXELS,), start=start).x)
+
+    plans = {(name, calls): plan for calls in size.calls for name, plan in fitted(uniform(calls), statistics).items()}
+    truth = end(known.converged)
+    return {
+        at: ((end(rows) - truth) ** 2).mean(1) ** 0.5 for at, rows in (known.peers | bind_by_calls(plans, gen)).items()
+    }
 
 
 def trained(size: Size, training: tuple[int, int, int], pixels: np.ndarray, key) -> dict[tuple[str, int], np.ndarray]:
@@ -187,24 +187,7 @@ def trained(size: Size, training: tuple[int, int, int], pixels: np.ndarray, key)
     key_net, key_fit, key_statistics, key_start = jr.split(key, 4)
     gen = perceptron(PATH, "residual", training, pixels, key_net, key_fit)
     smaller = size._replace(n=size.n // 2, k=size.k // 2)
-    return compare(gen, estimate(gen, pixels, smaller, key_statistics), size, key_start)
-
-
-def perceptron(path: Path, predicts: str, training: tuple[int, int, int], pixels, key_net, key_fit) -> Generator:
-    """A perceptron of (steps, width, depth) that has learnt the digits."""
-    steps, width, depth = training
-    net = models.make("mlp", shape=(PIXELS,), width=width, depth=depth, key=key_net)
-    return learn.fit(
-        Generator(path, net, predicts=predicts, sigma_data=SPREAD),
-        Denoising(weight=WEIGHT),
-        pixels,
-        optimizer=learn.adam(2e-3, steps),
-        steps=steps,
-        batch_size=256,
-        key=key_fit,
-        ema=0.995,
-        progress=True,
-    ).ema
+    return compare(gen, Known.of(gen, size), estimate(gen, pixels, smaller, key_statistics), size, key_start)
 
 
 def over_peers(found, calls: int, field: str, what: str, target: float | None = None) -> Metric:

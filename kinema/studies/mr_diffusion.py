@@ -84,9 +84,9 @@ def restorations(size: Size, trained: Patches, seen: Patches, key) -> Restored:
     """Held-out patches as they are given, and restored by every solver of one generator."""
     key_fit, key_draw = jr.split(key)
     gen = pictures.fit(trained, size.network, size.steps, key_fit)
-    plans = pictures.plans(gen.path, size.plans)
+    solvers = pictures.solvers(gen, size.plans)
     return {(GIVEN, 0): seen.degraded} | {
-        name: pictures.restore(gen, plan, seen, key_draw) for name, plan in plans.items()
+        name: pictures.restore(gen, rows, seen, key_draw) for name, rows in solvers.items()
     }
 
 

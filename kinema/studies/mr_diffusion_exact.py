@@ -9,7 +9,9 @@ import jax.random as jr
 import numpy as np
 
 from kinema.generate import MeanReverting, MixturePosterior, Path, sample
+from kinema.generate.alike import Compiled
 from kinema.generate.solver import Plan, ancestral, dpmpp, euler_maruyama, grids
+from kinema.studies.plans_by_calls import bind_by_calls
 
 WEIGHTS, MEANS, DEVIATION = np.array([0.3, 0.45, 0.25]), np.array([-0.3, 0.2, 0.8]), 0.05
 PATH = MeanReverting()
@@ -44,7 +46,9 @@ def flow_errors(names: Sequence[str], counts: Sequence[int]) -> Errors:
     Quantiles go to quantiles, so a few thousand do, and no sampling error is left.
     """
     with jax.enable_x64(True):
-        return _errors({name: FLOWS[name] for name in names if name in FLOWS}, counts, 2000, jr.key(0))
+        return _errors(
+            {(name, n): FLOWS[name](PATH, n) for name in names if name in FLOWS for n in counts}, 2000, jr.key(0)
+        )
 
 
 def noisy_errors(names: Sequence[str], counts: Sequence[int], n: int, key) -> Errors:
@@ -52,21 +56,23 @@ def noisy_errors(names: Sequence[str], counts: Sequence[int], n: int, key) -> Er
     key_draw, key_truth = jr.split(key)
     drawn = jax.vmap(MixturePosterior(PATH, MEANS[:, None], DEVIATION**2, WEIGHTS).draw)(jr.split(key_truth, n))
     floor = distance(drawn[:, 0], quantiles(n))
-    found = _errors({name: NOISY[name] for name in names if name in NOISY}, counts, n, key_draw)
-    return {**found, **{(TRUTH, calls): floor for calls in counts}}
+    found = {(TRUTH, calls): floor for calls in counts}
+    for calls in counts:
+        plans = {(name, calls): NOISY[name](Compiled(PATH), calls) for name in names if name in NOISY}
+        found |= _errors(plans, n, key_draw)
+    return found
 
 
-def _errors(samplers: Mapping[str, Build], counts: Sequence[int], n: int, key) -> Errors:
+def _errors(plans: Mapping[tuple[str, int], Plan], n: int, key) -> Errors:
     """Written in the residual x1 - x0, to which mean reversion reduces; starts are the quantiles of the source."""
     key_order, key_steps = jr.split(key)
     oracle, truth = MixturePosterior(PATH, MEANS[:, None], DEVIATION**2, WEIGHTS), quantiles(n)
     places = jax.scipy.stats.norm.ppf((jr.permutation(key_order, n) + 0.5) / n)[:, None]
     start, origin = PATH.coefficients(0.0)[2] * places, jnp.zeros((n, 1))
     found = {}
-    for name, build in samplers.items():
-        for calls in counts:
-            drawn = sample(oracle, build(PATH, calls), n, key=key_steps, shape=(1,), x0=origin, start=start).x
-            found[name, calls] = distance(drawn[:, 0], truth)
+    for at, rows in bind_by_calls(plans, oracle).items():
+        drawn = sample(oracle, rows, n, key=key_steps, shape=(1,), x0=origin, start=start).x
+        found[at] = distance(drawn[:, 0], truth)
     return found
 
 

@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, Int
 from kinema import learn, models
 from kinema.errors import require
 from kinema.generate import Denoising, Generator, MeanReverting, sample
-from kinema.generate.solver import Plan
+from kinema.generate.alike import Compiled
+from kinema.generate.rows import Rows
 from kinema.report.charts import house
 from kinema.studies.mr_diffusion_exact import FLOWS, NOISY
+from kinema.studies.plans_by_calls import bind_by_calls
 from kinema.verify import energy_distance
 
 TASKS = ("denoise", "inpaint", "deblur")
@@ -105,14 +107,18 @@ def fit(trained: Patches, network: Mapping[str, Any], steps: int, key) -> Genera
     ).ema
 
 
-def plans(path: MeanReverting, counts: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], Plan]:
-    """What is compared, by name and calls."""
-    return {(name, n): (FLOWS | NOISY)[name](path, n) for name, calls in counts.items() for n in calls}
+def solvers(gen: Generator, counts: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], Rows]:
+    """What is compared, by name and calls; those of as many calls share a program."""
+    path, found = Compiled(gen.path), {}
+    for n in sorted({n for calls in counts.values() for n in calls}):
+        plans = {(name, n): (FLOWS | NOISY)[name](path, n) for name, calls in counts.items() if n in calls}
+        found |= bind_by_calls(plans, gen)
+    return found
 
 
-def restore(gen: Generator, plan: Plan, seen: Patches, key) -> Float[np.ndarray, "n side side 1"]:
+def restore(gen: Generator, rows: Rows, seen: Patches, key) -> Float[np.ndarray, "n side side 1"]:
     x0, cond = jnp.asarray(seen.degraded), jnp.asarray(seen.task)
-    return np.asarray(sample(gen, plan, len(x0), key=key, shape=x0.shape[1:], x0=x0, cond=cond, batch_size=1500).x)
+    return np.asarray(sample(gen, rows, len(x0), key=key, shape=x0.shape[1:], x0=x0, cond=cond, batch_size=1500).x)
 
 
 def qualities(restored: np.ndarray, seen: Patches, others: np.ndarray) -> dict[str, Quality]:

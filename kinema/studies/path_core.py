@@ -1,6 +1,7 @@
 """Every path through one protocol: exact fields obey the continuity equation, and one recipe trains them all."""
 
 import functools
+from dataclasses import replace
 from typing import NamedTuple
 
 import equinox as eqx
@@ -11,7 +12,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kinema import learn, models
-from kinema.generate import PATHS, CoupledPosterior, Denoising, Generator, Interpolating, MixturePosterior, Path, sample
+from kinema.generate import (
+    PATHS,
+    CoupledPosterior,
+    Denoising,
+    Generator,
+    Interpolating,
+    MixturePosterior,
+    Path,
+    bind,
+    sample,
+)
+from kinema.generate.alike import Compiled
 from kinema.generate.fields import Moments
 from kinema.generate.objective import capped
 from kinema.generate.path.path import in_float64
@@ -19,28 +31,32 @@ from kinema.generate.solver import Grid, dpmpp, grids, heun
 from kinema.report.charts import scatter_rows
 from kinema.report.picture import Picture
 from kinema.studies.evidence import Evidence, Metric
+from kinema.studies.one_of import OneOf
 from kinema.studies.study import study
 from kinema.tables import Spread, Table
 from kinema.verify import sliced_wasserstein
 
 
 class Size(NamedTuple):
-    """How much a preset does: network and steps of training, samples, points where exact fields are tested."""
+    """How much a preset does: network, steps and rate of training, samples, points where exact fields are tested."""
 
     width: int
+    depth: int
     steps: int
+    rate: float
     samples: int
     points: int
     paths: tuple[str, ...]
 
 
 SIZES = {
-    "smoke": Size(8, 4, 64, 8, ("linear", "interpolant")),
-    "quick": Size(64, 1000, 2000, 64, tuple(PATHS)),
-    "full": Size(256, 20_000, 20_000, 512, tuple(PATHS)),
+    "smoke": Size(8, 1, 4, 2e-2, 64, 8, ("linear", "interpolant")),
+    "quick": Size(64, 2, 600, 2e-2, 2000, 64, tuple(PATHS)),
+    "full": Size(256, 3, 20_000, 4e-3, 20_000, 512, tuple(PATHS)),
 }
 SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0)
 CENTRES = np.array([[-1.0, 0.5], [1.2, -0.3], [0.0, 1.0]])
+TRAINED = 20_000
 DEGRADED = 0.4  # standard deviation of what a known start adds to the data
 WEIGHT = capped("residual", 100.0)
 
@@ -57,7 +73,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
     made = {name: [learnt(name, size, jr.key(seed)) for seed in seeds] for name in size.paths}
     floor = [resampled(size, jr.key(seed)) for seed in seeds]
-    residuals = {name: [continuity(PATHS[name](), size.points, seed) for seed in seeds] for name in size.paths}
+    residuals = {name: [continuity(name, size.points, seed) for seed in seeds] for name in size.paths}
     over = {name: np.divide([one.distance for one in rows], floor) for name, rows in made.items()}
     return Evidence(
         metrics=[
@@ -86,7 +102,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
                 [
                     [
                         name,
-                        middle(PATHS[name]()),
+                        middle(Compiled(PATHS[name]())),
                         START[PATHS[name]().origin],
                         max(residuals[name]),
                         Spread.of(over[name]),
@@ -96,8 +112,9 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
             )
         ],
         settings={
-            "network": f"perceptron {size.width} x 3 on every path, {size.steps} steps, batch 256, one objective",
-            "sampling": "40 steps: dpmpp where log-SNR rises, else heun on the velocity",
+            "network": f"perceptron {size.width} x {size.depth} on every path, one objective",
+            "training": f"{size.steps} steps, batch 256, rate {size.rate:g}",
+            "sampling": "40 steps: dpmpp where log-SNR rises, else heun on the velocity, even in arcsin sqrt t",
             "residual": "(d log p / dt + v . grad log p + div v) / (1 + sum of their sizes), float64, exact mixtures",
         },
     )
@@ -111,6 +128,14 @@ class Learnt(NamedTuple):
 
     distance: float
     road: dict[str, np.ndarray]
+
+
+def family(name: str) -> OneOf:
+    """A path as one of all that have its origin and law of noise."""
+    made = {other: path() for other, path in PATHS.items()}
+    kind = made[name].noise, made[name].origin
+    alike = {other: path for other, path in made.items() if (path.noise, path.origin) == kind}
+    return OneOf(tuple(alike.values()), list(alike).index(name))
 
 
 def moons(key, n: int) -> Float[Array, "n 2"]:
@@ -128,55 +153,66 @@ def ring(key, n: int) -> Float[Array, "n 2"]:
     return 2 * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
+@eqx.filter_jit
+def pairs(origin: str, n: int, key) -> dict[str, Float[Array, "n 2"]]:
+    """Data and, where the path has any, their origins."""
+    key_data, key_origin = jr.split(key)
+    x1 = moons(key_data, n)
+    if origin == "none":
+        return {"x1": x1}
+    near = x1 + DEGRADED * jr.normal(key_origin, x1.shape)
+    return {"x1": x1, "x0": ring(key_origin, n) if origin == "endpoint" else near}
+
+
+def sets(origin: str, size: Size, key) -> tuple[dict[str, Array], ...]:
+    """Pairs to train on, to sample from and to compare with."""
+    rows, (first, second) = pairs(origin, TRAINED + 2 * size.samples, key), (TRAINED, TRAINED + size.samples)
+    return tuple(
+        {end: x[part] for end, x in rows.items()} for part in (slice(first), slice(first, second), slice(second, None))
+    )
+
+
 def resampled(size: Size, key) -> float:
     """What two draws of the data are apart."""
-    key_one, key_other, key_slices = jr.split(key, 3)
-    return float(sliced_wasserstein(moons(key_one, size.samples), moons(key_other, size.samples), key_slices))
-
-
-def begin(path: Path, key, x1: Float[Array, "n 2"]) -> Float[Array, "n 2"] | None:
-    """The origins of a path."""
-    if path.origin == "none":
-        return None
-    return ring(key, len(x1)) if path.origin == "endpoint" else x1 + DEGRADED * jr.normal(key, x1.shape)
+    key_data, key_slices = jr.split(key)
+    _, one, other = sets("none", size, key_data)
+    return float(sliced_wasserstein(one["x1"], other["x1"], key_slices))
 
 
 def learnt(name: str, size: Size, key) -> Learnt:
-    path = PATHS[name]()
-    key_data, key_origin, key_net, key_fit, key_test, key_other, key_draw, key_slices = jr.split(key, 8)
-    x1 = moons(key_data, 20_000)
-    x0 = begin(path, key_origin, x1)
+    path = Compiled(PATHS[name]())
+    key_data, key_net, key_fit, key_draw, key_slices = jr.split(key, 5)
+    train, seen, fresh = sets(path.origin, size, key_data)
     two = path.origin == "endpoint"
     net = models.make(
         "mlp",
         shape=(2,),
         width=size.width,
-        depth=3,
+        depth=size.depth,
         outputs=1 + two,
         joined=1 + (path.origin == "condition"),
         key=key_net,
     )
     fitted = learn.fit(
-        Generator(path, net, predicts=("transport", "noise") if two else "data"),
+        Generator(family(name), net, predicts=("transport", "noise") if two else "data"),
         Interpolating() if two else Denoising(weight=WEIGHT),
-        {"x1": x1} if x0 is None else {"x1": x1, "x0": x0},
+        train,
         steps=size.steps,
         batch_size=256,
-        optimizer=learn.adam(4e-3, size.steps),
+        optimizer=learn.adam(size.rate, size.steps),
         key=key_fit,
         ema=0.99,
         progress=True,
     ).ema
-    truth = moons(key_test, size.samples)
-    starts = begin(path, key_other, truth)
     grid = way(path)
     plan = dpmpp(path, grid, order=2) if rises(path) else heun(path, grid, extrapolates="velocity")
-    alone = truth if starts is None and not rises(path) else None
-    found = sample(fitted, plan, size.samples, key=key_draw, shape=(2,), x0=starts, start=alone, save="all")
-    distance = float(sliced_wasserstein(found.x, moons(key_other, size.samples), key_slices))
-    road = {f"t = {t:g}": found.path[:, nearest(grid, t)] for t in SHOWN}
-    scales = [1.0 if t == 1 else float(path.input_scale(t, 1.0)) for t in SHOWN]
-    return Learnt(distance, {label: scale * np.asarray(x) for (label, x), scale in zip(road.items(), scales)})
+    rows = bind(plan, replace(fitted, path=path))
+    start = None if path.has_source else seen["x1"]
+    found = sample(fitted, rows, size.samples, key=key_draw, shape=(2,), x0=seen.get("x0"), start=start, save="all")
+    a, b, s = in_float64(path.coefficients, SHOWN)
+    scale = (a**2 + b**2 + s**2) ** -0.5
+    road = {f"t = {t:g}": unit * np.asarray(found.path)[:, nearest(grid, t)] for t, unit in zip(SHOWN, scale)}
+    return Learnt(float(sliced_wasserstein(found.x, fresh["x1"], key_slices)), road)
 
 
 def rises(path: Path) -> bool:
@@ -186,7 +222,10 @@ def rises(path: Path) -> bool:
 
 
 def way(path: Path) -> Grid:
-    return grids.log_snr(path, 40) if rises(path) else grids.uniform_time(path, 40)
+    """Forty steps, even in log-SNR, or in the angle u of t = sin^2(pi u / 2) by which sqrt(t (1 - t)) is smooth."""
+    if rises(path):
+        return grids.log_snr(path, 40)
+    return grids.from_times(path, path.t_min + (1 - path.t_min) * np.sin(np.linspace(0, np.pi / 2, 41)) ** 2)
 
 
 def nearest(grid: Grid, t: float) -> int:
@@ -194,28 +233,28 @@ def nearest(grid: Grid, t: float) -> int:
 
 
 def middle(path: Path) -> str:
-    return ", ".join(f"{float(value):.2f}" for value in path.coefficients(0.5))
+    return ", ".join(f"{value[0]:.2f}" for value in in_float64(path.coefficients, [0.5]))
 
 
-def continuity(path: Path, points: int, seed: int) -> float:
+def continuity(name: str, points: int, seed: int) -> float:
     """The largest residual of d log p / dt + v . grad log p + div v over random points, exact fields in float64."""
     with jax.enable_x64(True):
-        normal = PATHS["linear"]()
+        path, normal = family(name), PATHS["linear"]()
         if path.origin == "endpoint":
             gen = CoupledPosterior(
                 path, MixturePosterior(normal, CENTRES[:2], 0.2), MixturePosterior(normal, CENTRES, 0.1)
             )
         else:
             gen = MixturePosterior(path, CENTRES, 0.1 if path.noise.gaussian else 0.0)
-        key_time, key_point = jr.split(jr.key(seed))
-        t = jr.uniform(key_time, (points,), minval=0.05, maxval=0.95)
-        moments = jax.vmap(lambda one: Moments.at(path, one))(t)
-        x = jr.normal(key_point, (points, 2)) * jnp.sqrt(moments.a**2 + moments.b**2 + moments.s**2)[:, None]
-        return float(_residuals(gen, t, x).max())
+        return float(_worst_residual(gen, points, jr.key(seed)))
 
 
 @eqx.filter_jit
-def _residuals(gen, t, x):
+def _worst_residual(gen, points: int, key):
+    key_time, key_point = jr.split(key)
+    t = jr.uniform(key_time, (points,), minval=0.05, maxval=0.95)
+    moments = jax.vmap(lambda one: Moments.at(gen.path, one))(t)
+    x = jr.normal(key_point, (points, 2)) * jnp.sqrt(moments.a**2 + moments.b**2 + moments.s**2)[:, None]
     origin = {"x0": jnp.array([0.3, -0.2])} if gen.path.origin == "condition" else {}
     density = functools.partial(gen.log_prob, **origin)
 
@@ -225,4 +264,4 @@ def _residuals(gen, t, x):
         divergence = jnp.trace(jax.jacfwd(lambda y: gen(t, y, **origin).velocity)(x))
         return jnp.abs(dt + flux + divergence) / (1 + jnp.abs(dt) + jnp.abs(flux) + jnp.abs(divergence))
 
-    return jax.vmap(one)(t, x)
+    return jax.vmap(one)(t, x).max()

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
@@ -13,6 +11,7 @@ from kinema.report.picture import Picture
 from kinema.studies import score_sde_digits as learnt
 from kinema.studies import score_sde_mixture as exact
 from kinema.studies.evidence import Evidence, Metric
+from kinema.studies.one_of import OneOf
 from kinema.studies.score_sde_mixture import EXPONENTIAL, FLOW, SNRS, TRUTH, Qualities
 from kinema.studies.study import study
 from kinema.tables import Spread, Table
@@ -37,7 +36,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "smoke": Size((4, 6, 8), 200, (VE(),), 64, 16, 1, 10, 8, "hutchinson", 10, 2),
-    "quick": Size((20, 100, 200), 2000, (VP(), SubVP(), VE()), 2048, 128, 3, 1500, 297, "hutchinson", 900, 20),
+    "quick": Size((20, 100, 200), 2000, (VP(), SubVP(), VE()), 2048, 128, 3, 1000, 297, "hutchinson", 900, 20),
     "full": Size((20, 100, 200), 50000, (VP(), SubVP(), VE()), 16384, 256, 3, 20000, 100, "exact", 20000, 100),
 }
 GUIDANCE = 4.0
@@ -54,7 +53,7 @@ GUIDANCE = 4.0
 def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
     keys = [jr.key(seed) for seed in seeds]
-    corrected = [exact.against_corrector(size.calls, size.samples, key) for key in keys]
+    corrected = exact.against_corrector(size.calls, size.samples, keys)
     bias = [exact.conditional_bias(size.particles, key) for key in keys]
     train, test = learnt.digits()
     bits = [likelihoods(size, train, test, key) for key in keys]
@@ -150,7 +149,8 @@ def likelihoods(size: Size, train: learnt.Digits, test: learnt.Digits, key) -> d
     """Bits a dimension of test digits by path; same weights to begin with, same batches, same dequantisation."""
     key_fit, key_bits = jr.split(key)
     found = {}
-    for name, path in (("vp", VP()), ("sub-vp", SubVP())):
+    for i, name in enumerate(("vp", "sub-vp")):
+        path = OneOf((VP(), SubVP()), i)
         gen = learnt.fit(path, train.values, (size.width, size.depth), size.steps, key_fit)
         found[name] = np.asarray(learnt.bits(gen, test.values[: size.judged], size.divergence, key_bits))
     return found
@@ -167,9 +167,8 @@ def conditions(size: Size, train: learnt.Digits, test: learnt.Digits, key) -> tu
     made = learnt.fit_pictures(train, (size.width, size.depth), size.picture_steps, key_fit)
     labels = np.repeat(np.arange(10), size.pictures)
     guided = learnt.of_labels(made, size.pictures, key_labels, GUIDANCE)
-    real = jax.vmap(learnt.paint)(jr.split(key_real, len(test.values)), jnp.asarray(test.values))
-    seen = learnt.Digits(test.values[:3], test.labels[:3])
-    rows = learnt.restored(made, seen, min(size.pictures, 8), key_restore)
+    real = learnt.painted(key_real, test.values)
+    rows = learnt.restored(made, real[:3], min(size.pictures, 8), key_restore)
     by_class = guided.reshape(10, size.pictures, 8, 8, 3)[:, :12]
     figures = [
         Picture(

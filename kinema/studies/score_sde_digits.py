@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from kinema import learn, models
 from kinema.errors import require
 from kinema.generate import VP, Denoising, Generator, Path, bits_per_dim, dequantise, log_prob
+from kinema.generate.alike import Compiled
 from kinema.generate.objective import capped
 from kinema.generate.solver import ancestral, grids
 from kinema.report.charts import house
@@ -68,20 +69,16 @@ def fit(path: Path, values: np.ndarray, sizes: tuple[int, int], steps: int, key)
 
 
 @eqx.filter_jit
-def densities(gen: Generator, x: Float[Array, "n pixels"], keys, divergence: str) -> Float[Array, " n"]:
-    """Log densities of digits, adaptive Tsit5 at 1e-5."""
+def bits(gen: Generator, values: Int[np.ndarray, "n pixels"], divergence: str, key) -> Float[Array, " n"]:
+    """Bits a dimension of digits, adaptive Tsit5 at 1e-5; the same key gives every model the same dequantisation and
+    directions."""
+    key_noise, key_directions = jr.split(key)
+    x = dequantise(values, LEVELS, key=key_noise)
 
     def one(x, key):
         return log_prob(gen, x, key=key, divergence=divergence, probes=4, span=(NEAR_DATA, 0.0))
 
-    return jax.vmap(one)(x, keys)
-
-
-def bits(gen: Generator, values: np.ndarray, divergence: str, key) -> Float[Array, " n"]:
-    """Bits a dimension of digits; the same key gives every model the same dequantisation and directions."""
-    key_noise, key_directions = jr.split(key)
-    x = dequantise(values, LEVELS, key=key_noise)
-    found = densities(gen, x, jr.split(key_directions, len(x)), divergence)
+    found = jax.vmap(one)(x, jr.split(key_directions, len(x)))
     return bits_per_dim(found, LEVELS, PIXELS)
 
 
@@ -129,6 +126,12 @@ def paint(key, values: Int[Array, " pixels"]) -> Float[Array, "8 8 3"]:
     return 2 * ink * jnp.asarray(COLOURS, ink.dtype)[jr.choice(key_colour, len(COLOURS))] - 1
 
 
+@jax.jit
+def painted(key, values: Int[Array, "n pixels"]) -> Float[Array, "n 8 8 3"]:
+    """Digits in random colours."""
+    return jax.vmap(paint)(jr.split(key, len(values)), values)
+
+
 PAINTED = Denoising(weight=capped("velocity", 400.0), augment=paint)
 
 
@@ -166,7 +169,7 @@ def fit_pictures(data: Digits, sizes: tuple[int, int], steps: int, key) -> Pictu
 
 def draw(made: Pictures, controller: Controller, n: int, key) -> Float[Array, "n 8 8 3"]:
     """Coloured digits under a controller."""
-    path = made.generator.path
+    path = Compiled(made.generator.path)
     plan = ancestral(path, grids.log_snr(path, EVALUATIONS, low=-4.5, high=4.5))
     return steer(made.generator, plan, controller, n, key=key, shape=(8, 8, 3)).x
 
@@ -184,10 +187,9 @@ def recognised(pictures: Float[Array, "n 8 8 3"], labels: np.ndarray, trained: D
     return float(judge.score(np.clip(ink, 0, 16).reshape(-1, PIXELS), labels))
 
 
-def restored(made: Pictures, seen: Digits, columns: int, key):
+def restored(made: Pictures, truth: Float[Array, "n 8 8 3"], columns: int, key):
     """Held-out digits, what is left of them to see, and `columns` restorations: lower halves, then colours."""
-    key_paint, key_half, key_grey = jr.split(key, 3)
-    truth = jax.vmap(paint)(jr.split(key_paint, len(seen.values)), jnp.asarray(seen.values))
+    key_half, key_grey = jr.split(key)
     top = np.broadcast_to(np.arange(8)[:, None, None] < 4, (8, 8, 3))
     repeated = jnp.repeat(truth, columns, 0)
     halves = draw(made, condition_on_mask(top, repeated), len(repeated), key_half)

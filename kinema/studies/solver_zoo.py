@@ -7,7 +7,8 @@ import jax.random as jr
 import numpy as np
 
 from kinema.generate.alike import bind_alike
-from kinema.generate.recommendation import PARTS, fine_plan, recommend
+from kinema.generate.pilot import fine_plan
+from kinema.generate.recommendation import PARTS, recommend
 from kinema.generate.tuning import tune_plan
 from kinema.report.charts import house
 from kinema.report.picture import Picture
@@ -20,7 +21,6 @@ from kinema.studies.solver_zoo_problems import (
     POINTS,
     Cage,
     Problem,
-    Starts,
     learnt_digits,
     problems,
 )
@@ -31,8 +31,8 @@ from kinema.tables import Spread, Table
 class Size(NamedTuple):
     """`starts`: on which the zoo is tried; `part`: a sixteenth of the pilots on held-out problems (on digits: of
     `starts`); `exam`: parts on which recommended and tuned plans are judged; `fine`: calls of the converged solution;
-    `tuning`: starts and steps of `tune_plan`; `training`: steps, width and depth of the network. In 64 dimensions all
-    have a quarter as many starts."""
+    `tuning`: starts and steps of `tune_plan`; `training`: steps, width and depth of the network, None for
+    digits as points in its place. In 64 dimensions all have a quarter as many starts."""
 
     calls: tuple[int, ...]
     starts: int
@@ -40,12 +40,12 @@ class Size(NamedTuple):
     exam: int
     fine: int
     tuning: tuple[int, int]
-    training: tuple[int, int, int]
+    training: tuple[int, int, int] | None
 
 
 FEW, HELD_OUT = 5, 8  # calls at which a plan is tuned, and at which one is recommended
 SIZES = {
-    "smoke": Size((FEW,), 16, 16, 1, 40, (32, 25), (20, 32, 1)),
+    "smoke": Size((FEW,), 16, 16, 1, 40, (32, 25), None),
     "quick": Size((FEW, 8, 15), 256, 256, 8, 128, (512, 300), (1000, 256, 3)),
     "full": Size((4, 5, 6, 8, 10, 12, 15, 20, 30, 50), 4096, 2048, 16, 512, (4096, 3000), (20_000, 512, 4)),
 }
@@ -73,9 +73,9 @@ Errors = dict[tuple[str, int], dict[str, float]]
 )
 def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
-    cage = Cage(SMOKE if preset == "smoke" else ())
-    names, at = ((MIXTURE,), FEW) if preset == "smoke" else ((MIXTURE, GUIDED, POINTS), HELD_OUT)
-    digits = learnt_digits(size.training, jr.key(seeds[0]))
+    cage = Cage(SMOKE if preset == "smoke" else (), size.fine)
+    names, at = ((POINTS,), FEW) if preset == "smoke" else ((MIXTURE, GUIDED, POINTS), HELD_OUT)
+    digits = learnt_digits(size.training, jr.key(seeds[0])) if size.training else problems(jr.key(seeds[0]))[POINTS]
     curves, held, tuned, best = [], [], [], []
     for seed in seeds:
         key_tried, key_held, key_tune = jr.split(jr.key(seed), 3)
@@ -108,7 +108,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
             "digits as points": "a quarter of these starts",
             "converged": f"DPM-Solver++ 3M, {size.fine} calls equal in log-SNR",
             "tuning (starts, steps)": list(size.tuning),
-            "network": f"perceptron (steps, width, depth) {size.training}, one for all seeds",
+            "network": f"perceptron (steps, width, depth) {size.training or 'none'}, one for all seeds",
         },
     )
 
@@ -117,7 +117,7 @@ def tried(size: Size, cage: Cage, over: Mapping[str, Problem], key) -> Errors:
     """Errors of the whole zoo on every problem at every number of calls."""
     found: Errors = {}
     for name, problem in over.items():
-        starts = Starts.of(problem, size.starts // problem.dear, 1, size.fine, key)
+        starts = cage.starts(problem, size.starts // problem.dear, 1, key)
         for calls in size.calls:
             found[name, calls] = starts.errors(cage(problem, calls)[1])
     return found
@@ -141,7 +141,7 @@ def held_out(size: Size, cage: Cage, names: Sequence[str], calls: int, key) -> d
             n=PARTS * part,
             fine=size.fine,
         )
-        errors = Starts.of(problem, part, size.exam, size.fine, key_exam).errors(rows)
+        errors = cage.starts(problem, part, size.exam, key_exam).errors(rows)
         ratios[name] = errors[said.name] / min(errors.values())
     return ratios
 
@@ -155,7 +155,7 @@ def tune(size: Size, cage: Cage, digits: Problem, key) -> tuple[float, float]:
     said = recommend(digits.gen, FEW, shape=shape, key=key_pilot, **options)
     teacher, batch = fine_plan(digits.gen, size.fine), min(128, n // 2)
     plan = tune_plan(said.plan, digits.gen, teacher, shape=shape, key=key_tune, n=n, steps=steps, batch_size=batch)
-    starts = Starts.of(digits, part, size.exam, size.fine, key_exam)
+    starts = cage.starts(digits, part, size.exam, key_exam)
     (ours,) = starts.errors(bind_alike({plan.name: plan}, digits.gen)).values()
     return ours, min(starts.errors(rows).values())
 

@@ -13,11 +13,11 @@ from kinema.generate import VP, Guided, Linear, MixturePosterior, sample
 from kinema.generate.alike import bind_alike
 from kinema.generate.candidates import zoo
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.recommendation import distances, fine_rows, rms
+from kinema.generate.pilot import distances, fine_rows, rms
 from kinema.generate.rows import Rows
 from kinema.generate.solver import Plan
 from kinema.studies import ghvb_problems
-from kinema.studies.dpm_solver_v3 import PIXELS, perceptron, scaled_digits
+from kinema.studies.dpm_solver_v3_digits import PIXELS, Blurred, perceptron, scaled_digits
 
 DIM = 16
 MIXTURE, GUIDED, POINTS, DIGITS = "mixture", "guided mixture", "digits as points", "digits, trained network"
@@ -34,17 +34,33 @@ class Problem(NamedTuple):
 
 
 class Cage:
-    """The zoo at any number of calls, with its rows, which problems of one path and prediction share."""
+    """The zoo at any number of calls, with its rows, and the converged solution of `fine` calls; problems of one path
+    and prediction share them."""
 
-    def __init__(self, solvers: Sequence[str]):
-        self.solvers, self.known = solvers, {}
+    def __init__(self, solvers: Sequence[str], fine: int):
+        self.solvers, self.fine = solvers, fine
+        self.known: dict[tuple, tuple[dict[str, Plan], dict[str, Rows]]] = {}
+        self.converged: dict[tuple, Rows] = {}
 
     def __call__(self, problem: Problem, calls: int) -> tuple[dict[str, Plan], dict[str, Rows]]:
-        kind = (type(problem.gen.path), problem.gen.predicts, calls)
+        kind = (*_kind(problem), calls)
         if kind not in self.known:
             plans = zoo(problem.gen.path, calls, solvers=self.solvers)
             self.known[kind] = plans, bind_alike(plans, problem.gen, nfe=calls)
         return self.known[kind]
+
+    def starts(self, problem: Problem, n: int, parts: int, key) -> "Starts":
+        """Parts of n starts, carried to the end by the converged solution."""
+        kind, keys = _kind(problem), jr.split(key, parts)
+        if kind not in self.converged:
+            self.converged[kind] = fine_rows(problem.gen, self.fine)["whole"]
+        options = {"shape": (problem.dim,), "cond": problem.cond(n)}
+        ends = [sample(problem.gen, self.converged[kind], n, key=one, **options).x for one in keys]
+        return Starts(problem, n, keys, ends)
+
+
+def _kind(problem: Problem) -> tuple:
+    return type(problem.gen.path), problem.gen.predicts
 
 
 def problems(
@@ -62,7 +78,7 @@ def problems(
     return {
         MIXTURE: Problem(MixturePosterior(VP(), jr.normal(key_means, (8, DIM)), std**2), DIM),
         GUIDED: Problem(Guided(guided, ghvb_problems.NO_CLASS, scale), DIM, lambda n: jnp.arange(n) % 4),
-        POINTS: Problem(MixturePosterior(Linear(), scaled_digits()[rows], blur**2), PIXELS, dear=4),
+        POINTS: Problem(Blurred(path=Linear(), points=jnp.asarray(scaled_digits()[rows]), blur=blur), PIXELS, dear=4),
     }
 
 
@@ -79,12 +95,6 @@ class Starts(NamedTuple):
     n: int
     keys: Array
     truths: list[Array]
-
-    @classmethod
-    def of(cls, problem: Problem, n: int, parts: int, fine: int, key) -> "Starts":
-        keys, rows = jr.split(key, parts), fine_rows(problem.gen, fine)["whole"]
-        options = {"shape": (problem.dim,), "cond": problem.cond(n)}
-        return cls(problem, n, keys, [sample(problem.gen, rows, n, key=one, **options).x for one in keys])
 
     def errors(self, rows: Mapping[str, Rows]) -> dict[str, float]:
         """Root mean square distance to the converged solution."""

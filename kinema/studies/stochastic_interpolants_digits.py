@@ -9,10 +9,11 @@ import numpy as np
 from kinema import learn, models
 from kinema.errors import require
 from kinema.generate import Generator, Interpolant, Interpolating, sample
-from kinema.generate.solver import euler_maruyama, grids, heun
+from kinema.generate.alike import bind_alike
 from kinema.report.charts import house
 from kinema.report.picture import Picture
 from kinema.studies.score_sde_digits import PIXELS, SPREAD, digits
+from kinema.studies.stochastic_interpolants_sets import dynamics
 from kinema.verify.distances import energy_distance
 
 PATH = Interpolant("linear", "sqrt", scale=0.4)
@@ -62,11 +63,11 @@ def carried(width: int, steps: int, key) -> Carried:
     starts, wanted = np.tile(scaled(held.values[lower]), (COPIES, 1)), np.tile(held.labels[lower] + UP, COPIES)
     truth = scaled(held.values[~lower])
     plans = {
-        "flow": heun(PATH, grids.uniform_time(PATH, 30), extrapolates="velocity"),
-        f"e = {NOISE:g}": euler_maruyama(PATH, grids.uniform_time(PATH, 60), noise_level=lambda t: (2 * NOISE) ** 0.5),
+        "flow": dynamics(PATH, 30, 0.0),
+        f"e = {NOISE:g}": dynamics(PATH, 60, NOISE),
     }
     clouds = {"start": starts}
-    for name, plan in plans.items():
+    for name, plan in bind_alike(plans, made).items():
         drawn = sample(made, plan, len(starts), key=key_draw, shape=(PIXELS,), x0=jnp.asarray(starts))
         clouds[name] = np.asarray(drawn.x)
     apart = {name: float(energy_distance(x, truth)) for name, x in clouds.items()}
