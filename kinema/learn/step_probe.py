@@ -33,7 +33,8 @@ def effective_step_probe(
     >>> toward = lambda w, batch, key: (w[1] / jnp.linalg.norm(w), {})  # blind to the length of w
     >>> probe, key = effective_step_probe(toward, optax.sgd(1.0), every=1), jr.key(0)
     >>> run = fit(jnp.array([2.0, 0.0]), toward, optimizer=optax.sgd(1.0), steps=1, probes=[probe], key=key)
-    >>> run.history.probes["effective step"].values["relative/."].round(4).tolist()  # |w| grows, so steps shrink
+    >>> steps = run.history.probes["effective step"].values["relative/."]
+    >>> [round(float(step), 4) for step in steps]  # |w| grows, so steps shrink
     [0.25, 0.2283]
 
     Raises:

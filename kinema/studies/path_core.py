@@ -71,7 +71,7 @@ WEIGHT = capped("residual", 100.0)
 )
 def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
-    made = {name: [learnt(name, size, jr.key(seed)) for seed in seeds] for name in size.paths}
+    made = {name: learnt(name, size, seeds) for name in size.paths}
     floor = [resampled(size, jr.key(seed)) for seed in seeds]
     residuals = {name: [continuity(name, size.points, seed) for seed in seeds] for name in size.paths}
     over = {name: np.divide([one.distance for one in rows], floor) for name, rows in made.items()}
@@ -176,14 +176,39 @@ def resampled(size: Size, key) -> float:
     """What two draws of the data are apart."""
     key_data, key_slices = jr.split(key)
     _, one, other = sets("none", size, key_data)
-    return float(sliced_wasserstein(one["x1"], other["x1"], key_slices))
+    return distance(one["x1"], other["x1"], key_slices)
 
 
-def learnt(name: str, size: Size, key) -> Learnt:
+def distance(x: Float[Array, "n 2"], y: Float[Array, "n 2"], key) -> float:
+    """In the plane, 64 directions are many."""
+    return float(sliced_wasserstein(x, y, key, projections=64))
+
+
+def learnt(name: str, size: Size, seeds: tuple[int, ...]) -> list[Learnt]:
+    """What one path comes to, for every seed."""
     path = Compiled(PATHS[name]())
-    key_data, key_net, key_fit, key_draw, key_slices = jr.split(key, 5)
-    train, seen, fresh = sets(path.origin, size, key_data)
+    grid = way(path)
+    plan = dpmpp(path, grid, order=2) if rises(path) else heun(path, grid, extrapolates="velocity")
+    a, b, s = in_float64(path.coefficients, SHOWN)
+    units = (a**2 + b**2 + s**2) ** -0.5
+    found = []
+    for seed in seeds:
+        key_data, key_fit, key_draw, key_slices = jr.split(jr.key(seed), 4)
+        train, seen, fresh = sets(path.origin, size, key_data)
+        fitted = trained(name, size, train, key_fit)
+        rows = bind(plan, replace(fitted, path=path))
+        start = None if path.has_source else seen["x1"]
+        made = sample(fitted, rows, size.samples, key=key_draw, shape=(2,), x0=seen.get("x0"), start=start, save="all")
+        road = {f"t = {t:g}": unit * np.asarray(made.path)[:, nearest(grid, t)] for t, unit in zip(SHOWN, units)}
+        found.append(Learnt(distance(made.x, fresh["x1"], key_slices), road))
+    return found
+
+
+def trained(name: str, size: Size, data: dict[str, Array], key) -> Generator:
+    """One objective and one network for all; a random endpoint has two outputs, and its own form of the objective."""
+    path = family(name)
     two = path.origin == "endpoint"
+    key_net, key_fit = jr.split(key)
     net = models.make(
         "mlp",
         shape=(2,),
@@ -193,10 +218,10 @@ def learnt(name: str, size: Size, key) -> Learnt:
         joined=1 + (path.origin == "condition"),
         key=key_net,
     )
-    fitted = learn.fit(
-        Generator(family(name), net, predicts=("transport", "noise") if two else "data"),
+    return learn.fit(
+        Generator(path, net, predicts=("transport", "noise") if two else "data"),
         Interpolating() if two else Denoising(weight=WEIGHT),
-        train,
+        data,
         steps=size.steps,
         batch_size=256,
         optimizer=learn.adam(size.rate, size.steps),
@@ -204,15 +229,6 @@ def learnt(name: str, size: Size, key) -> Learnt:
         ema=0.99,
         progress=True,
     ).ema
-    grid = way(path)
-    plan = dpmpp(path, grid, order=2) if rises(path) else heun(path, grid, extrapolates="velocity")
-    rows = bind(plan, replace(fitted, path=path))
-    start = None if path.has_source else seen["x1"]
-    found = sample(fitted, rows, size.samples, key=key_draw, shape=(2,), x0=seen.get("x0"), start=start, save="all")
-    a, b, s = in_float64(path.coefficients, SHOWN)
-    scale = (a**2 + b**2 + s**2) ** -0.5
-    road = {f"t = {t:g}": unit * np.asarray(found.path)[:, nearest(grid, t)] for t, unit in zip(SHOWN, scale)}
-    return Learnt(float(sliced_wasserstein(found.x, fresh["x1"], key_slices)), road)
 
 
 def rises(path: Path) -> bool:

@@ -12,32 +12,32 @@ from kinema.studies import score_sde_digits as learnt
 from kinema.studies import score_sde_mixture as exact
 from kinema.studies.evidence import Evidence, Metric
 from kinema.studies.one_of import OneOf
+from kinema.studies.score_sde_digits import Recipe
 from kinema.studies.score_sde_mixture import EXPONENTIAL, FLOW, SNRS, TRUTH, Qualities
 from kinema.studies.study import study
 from kinema.tables import Spread, Table
 
 
 class Size(NamedTuple):
-    """How much a preset does. `calls`: few, some and many network calls; `width`, `depth`, `steps`: the networks whose
-    likelihood is measured on `judged` digits."""
+    """How much a preset does. `calls`: few, some and many network calls; `recipe`: that of networks whose likelihood
+    is measured on `judged` digits."""
 
     calls: tuple[int, int, int]
     samples: int
     paths: tuple[Path, ...]
     particles: int
-    width: int
-    depth: int
-    steps: int
+    recipe: Recipe
     judged: int
     divergence: str
     picture_steps: int
     pictures: int
 
 
+PATHS = VP(), SubVP(), VE()
 SIZES = {
-    "smoke": Size((4, 6, 8), 200, (VE(),), 64, 16, 1, 10, 8, "hutchinson", 10, 2),
-    "quick": Size((20, 100, 200), 2000, (VP(), SubVP(), VE()), 2048, 128, 3, 1000, 297, "hutchinson", 900, 20),
-    "full": Size((20, 100, 200), 50000, (VP(), SubVP(), VE()), 16384, 256, 3, 20000, 100, "exact", 20000, 100),
+    "smoke": Size((4, 6, 8), 200, (VE(),), 64, Recipe(16, 1, 10, 256, 1e-3), 8, "hutchinson", 10, 2),
+    "quick": Size((20, 100, 200), 2000, PATHS, 2048, Recipe(128, 3, 1400, 128, 1.4e-3), 150, "hutchinson", 900, 20),
+    "full": Size((20, 100, 200), 50000, PATHS, 16384, Recipe(256, 3, 20000, 256, 1e-3), 100, "exact", 20000, 100),
 }
 GUIDANCE = 4.0
 
@@ -52,6 +52,7 @@ GUIDANCE = 4.0
 )
 def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
+    recipe = size.recipe
     keys = [jr.key(seed) for seed in seeds]
     corrected = exact.against_corrector(size.calls, size.samples, keys)
     bias = [exact.conditional_bias(size.particles, key) for key in keys]
@@ -92,7 +93,8 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
         ],
         settings={
             "corrector": f"annealed Langevin, snr {SNRS[-1]} unless it is named",
-            "networks": f"perceptron {size.width} x {size.depth}, {size.steps} steps, batch 256",
+            "networks": f"perceptron {recipe.width} x {recipe.depth}",
+            "training": f"{recipe.steps} steps, batch {recipe.batch}, rate {recipe.rate:g}",
             "likelihood": f"tsit5 at 1e-5 from u = 0.001, {size.divergence} divergence, {size.judged} digits",
             "bits of the uniform law": float(np.log2(learnt.LEVELS)),
             "standard error of the paired difference": [paired_error(one) for one in bits],
@@ -151,7 +153,7 @@ def likelihoods(size: Size, train: learnt.Digits, test: learnt.Digits, key) -> d
     found = {}
     for i, name in enumerate(("vp", "sub-vp")):
         path = OneOf((VP(), SubVP()), i)
-        gen = learnt.fit(path, train.values, (size.width, size.depth), size.steps, key_fit)
+        gen = learnt.fit(path, train.values, size.recipe, key_fit)
         found[name] = np.asarray(learnt.bits(gen, test.values[: size.judged], size.divergence, key_bits))
     return found
 
@@ -164,7 +166,7 @@ def paired_error(bits: dict[str, np.ndarray]) -> float:
 def conditions(size: Size, train: learnt.Digits, test: learnt.Digits, key) -> tuple[list[Picture], float, float]:
     """Coloured digits by class, by half and by grey values; the share recognised of guided and of real ones."""
     key_fit, key_labels, key_restore, key_real = jr.split(key, 4)
-    made = learnt.fit_pictures(train, (size.width, size.depth), size.picture_steps, key_fit)
+    made = learnt.fit_pictures(train, size.recipe._replace(steps=size.picture_steps), key_fit)
     labels = np.repeat(np.arange(10), size.pictures)
     guided = learnt.of_labels(made, size.pictures, key_labels, GUIDANCE)
     real = learnt.painted(key_real, test.values)
