@@ -73,7 +73,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
     made = {name: learnt(name, size, seeds) for name in size.paths}
     floor = [resampled(size, jr.key(seed)) for seed in seeds]
-    residuals = {name: [continuity(name, size.points, seed) for seed in seeds] for name in size.paths}
+    residuals = {name: continuity(name, size.points, seeds) for name in size.paths}
     over = {name: np.divide([one.distance for one in rows], floor) for name, rows in made.items()}
     return Evidence(
         metrics=[
@@ -252,7 +252,7 @@ def middle(path: Path) -> str:
     return ", ".join(f"{value[0]:.2f}" for value in in_float64(path.coefficients, [0.5]))
 
 
-def continuity(name: str, points: int, seed: int) -> float:
+def continuity(name: str, points: int, seeds: tuple[int, ...]) -> list[float]:
     """The largest residual of d log p / dt + v . grad log p + div v over random points, exact fields in float64."""
     with jax.enable_x64(True):
         path, normal = family(name), PATHS["linear"]()
@@ -262,7 +262,7 @@ def continuity(name: str, points: int, seed: int) -> float:
             )
         else:
             gen = MixturePosterior(path, CENTRES, 0.1 if path.noise.gaussian else 0.0)
-        return float(_worst_residual(gen, points, jr.key(seed)))
+        return [float(_worst_residual(gen, points, jr.key(seed))) for seed in seeds]
 
 
 @eqx.filter_jit

@@ -144,8 +144,7 @@ def conditional_bias(n: int, key) -> tuple[float, float]:
     plan = ancestral(path, grids.log_snr(path, 150, high=4.5))
     known = condition_on_mask(np.array([True, False]), np.array([KNOWN, 0.0]))
     plain, weighted = (
-        steer(pair, plan, PathWeighted(known, threshold=jnp.array(threshold)), n, key=key, shape=(2,))
-        for threshold in (0.0, 0.5)
+        steer(pair, plan, PathWeighted(known, threshold=threshold), n, key=key, shape=(2,)) for threshold in (0.0, 0.5)
     )
     means = plain.x[:, 1].mean(), jax.nn.softmax(weighted.log_weight) @ weighted.x[:, 1]
     replaced, unbiased = (abs(float(mean) - CORRELATION * KNOWN) for mean in means)
