@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
+from jax.tree_util import Partial
 from jaxtyping import Array, Int, PyTree
 
 from kinema.errors import InputError, choose
@@ -166,7 +167,7 @@ def clock_times(path: Path, variable: str, span: tuple[float, float] | None, seg
         raise InputError(f"span and segments must be in one order, got {times.tolist()}")
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(path)):
         return clock.value(path, jnp.asarray(times, jnp.result_type(float)))
-    (values,) = in_float64(lambda t: clock.value(path, t), times)
+    (values,) = in_float64(Partial(clock.value, path), times)
     if not np.isfinite(values).all():
         i = int(np.argmin(np.isfinite(values)))
         raise InputError(f"{variable} is infinite at t={times[i]:g}: stay within {path.t_min:g} to {path.t_max:g}")

@@ -4,21 +4,14 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
 
-from kinema.errors import InputError
-from kinema.generate.fields import Affine
 from kinema.generate.generator import AbstractGenerator
-from kinema.generate.noise import NoiseLaw
-from kinema.generate.path.path import Path
 from kinema.generate.rows import Rows, bind
 from kinema.generate.solver.plan import Plan
 
-SHAPED = {"P": 1, "Q": 1, "from_data": 1, "M": 3, "d": 2}  # axes before those of a sample
+SHAPED = {"P": 1, "Q": 1, "h_origin": 1, "from_data": 1, "M": 3, "d": 2}  # axes before those of a sample
 
 
 def bind_alike(plans: Mapping[str, Plan], gen: AbstractGenerator, *, nfe: int | None = None) -> dict[str, Rows]:
@@ -29,72 +22,7 @@ def bind_alike(plans: Mapping[str, Plan], gen: AbstractGenerator, *, nfe: int | 
     Raises:
         InputError: what `bind` refuses.
     """
-    described = Described(gen)
-    return align({name: bind(replace(plan, fallback=()), described) for name, plan in plans.items()}, nfe=nfe)
-
-
-class Described(AbstractGenerator):
-    """What binding asks of a generator; what it asked before is not computed again, which is most of its time."""
-
-    path: Path
-    predicts: str | tuple[str, str]
-    sigma_data: float
-    known: dict[tuple[bytes, str], Affine] = eqx.field(static=True)
-
-    def __init__(self, gen: AbstractGenerator):
-        self.path, self.predicts, self.sigma_data = Compiled(gen.path), gen.predicts, gen.sigma_data
-        self.known = {}
-
-    def affine(self, t, wanted: str) -> Affine:
-        asked = (t.tobytes(), wanted)
-        if asked not in self.known:
-            self.known[asked] = super().affine(t, wanted)
-        return self.known[asked]
-
-    @property
-    def calls(self) -> int:
-        return 0
-
-    def raw(self, t, x: PyTree, cond: PyTree | None = None, x0: PyTree | None = None) -> PyTree:
-        raise InputError("a description of a generator has no model to call; use the generator itself")
-
-
-class Compiled(Path):
-    """A path whose functions of time are compiled programs: the same numbers, sooner where they are asked for often."""
-
-    path: Path
-    noise: NoiseLaw
-    origin: str = eqx.field(static=True)
-    t_min: float = eqx.field(static=True)
-    t_max: float = eqx.field(static=True)
-
-    def __init__(self, path: Path):
-        self.path, self.noise, self.origin = path, path.noise, path.origin
-        self.t_min, self.t_max = path.t_min, path.t_max
-
-    @eqx.filter_jit
-    def coefficients(self, t) -> tuple[Array, Array, Array]:
-        return self.path.coefficients(t)
-
-    @eqx.filter_jit
-    def rates(self, t) -> tuple[Array, Array, Array]:
-        return self.path.rates(t)
-
-    @eqx.filter_jit
-    def s_ds(self, t) -> Array:
-        return self.path.s_ds(t)
-
-    @eqx.filter_jit
-    def log_snr(self, t) -> Array:
-        return self.path.log_snr(t)
-
-    @eqx.filter_jit
-    def time_of_log_snr(self, level) -> Array:
-        return self.path.time_of_log_snr(level)
-
-    @property
-    def has_source(self) -> bool:
-        return self.path.has_source
+    return align({name: bind(replace(plan, fallback=()), gen) for name, plan in plans.items()}, nfe=nfe)
 
 
 def align(bound: Mapping[str, Rows], *, nfe: int | None = None) -> dict[str, Rows]:
@@ -113,7 +41,7 @@ def align(bound: Mapping[str, Rows], *, nfe: int | None = None) -> dict[str, Row
         columns = _lengthen(columns | {"M": np.concatenate([M, blank], 2)}, length)
         for name, axes in SHAPED.items():
             columns[name] = jax.tree.map(lambda column, axes=axes: _spread(column, axes, shape), columns[name])
-        return replace(rows, **jax.tree.map(jnp.asarray, columns), **alike)
+        return replace(rows, **jax.device_put(columns), **alike)
 
     return {name: widen(rows) for name, rows in bound.items()}
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from kinema.errors import InputError, unknown
-from kinema.generate.alike import Compiled
 from kinema.generate.path.path import Path, in_float64
 from kinema.generate.solver import (
     Grid,
@@ -48,7 +47,6 @@ def zoo(
         InputError: nfe < 1; an unknown beginning in `solvers`; a path on which no solver runs.
     """
     grids.check_count("nfe", nfe)
-    path = Compiled(path)
     found: dict[str, Plan] = {}
     every = list(_solvers(nfe, statistics))
     for wanted in solvers:
@@ -64,9 +62,7 @@ def zoo(
             with suppress(InputError):
                 found[f"{solver} on {name}"] = build(path, grid)
     if not found:
-        raise InputError(
-            f"path {type(path.path).__name__} suits no solver: none of the library's grids can be laid on it"
-        )
+        raise InputError(f"path {type(path).__name__} suits no solver: none of the library's grids can be laid on it")
     return found
 
 

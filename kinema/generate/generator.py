@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
 from kinema.errors import InputError, unknown
@@ -193,7 +194,11 @@ def centre(path: Path, x: PyTree, b, x0: PyTree | None) -> PyTree:
 
 def moments_in_float64(path: Path, t) -> Moments:
     """`Moments` of concrete times `(m,)` as float64 NumPy arrays."""
-    return Moments(*in_float64(lambda times: tuple(jax.vmap(lambda one: Moments.at(path, one))(times)), t))
+    return Moments(*in_float64(Partial(_moments, path), t))
+
+
+def _moments(path: Path, times) -> tuple:
+    return tuple(jax.vmap(lambda t: Moments.at(path, t))(times))
 
 
 def _check_predicts(predicts: str | tuple[str, str], path: Path):

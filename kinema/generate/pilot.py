@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from kinema.errors import InputError
-from kinema.generate.alike import Compiled, Described, bind_alike
+from kinema.generate.alike import bind_alike
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.path.path import Path, in_float64
 from kinema.generate.rows import Rows, bind
@@ -79,11 +79,11 @@ def fine_plan(gen: AbstractGenerator, calls: int) -> Plan:
     Raises:
         InputError: a generator that neither can drive.
     """
-    path, refused = Compiled(gen.path), ""
+    refused = ""
     for build in (_along_log_snr, _along_time):
         try:
-            plan = replace(build(path, calls), fallback=())
-            bind(plan, Described(gen))
+            plan = replace(build(gen.path, calls), fallback=())
+            bind(plan, gen)
             return plan
         except InputError as error:
             refused = str(error)

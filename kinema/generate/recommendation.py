@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from kinema.errors import InputError
-from kinema.generate.alike import Described, align
+from kinema.generate.alike import align
 from kinema.generate.candidates import zoo
 from kinema.generate.generator import AbstractGenerator
 from kinema.generate.pilot import distances, fine_rows, mean_squares, rms
@@ -145,10 +145,10 @@ def _usable(gen: AbstractGenerator, nfe: int, plans: Mapping[str, Plan]) -> dict
         if plan.nfe > nfe or plan.stochastic:
             what = "adds noise" if plan.stochastic else f"takes {plan.nfe} calls"
             raise InputError(f"candidates must be deterministic and of at most nfe={nfe} calls; {name!r} {what}")
-    found, refused, described = {}, "there are none", Described(gen)
+    found, refused = {}, "there are none"
     for name, plan in plans.items():
         try:
-            found[name] = bind(replace(plan, fallback=()), described)
+            found[name] = bind(replace(plan, fallback=()), gen)
         except InputError as error:
             refused = str(error)
     if not found:

@@ -128,8 +128,8 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
     uses |= {"anchor"} if 1 in into_x + into_anchor else set()
 
     def rows(columns: dict[str, np.ndarray], shallow: Rows | None) -> Rows:
-        arrays = jax.tree.map(lambda v: jnp.asarray(v, jnp.result_type(float) if v.dtype == float else None), columns)
-        return Rows(**arrays, columns=(into_x, into_anchor), uses=frozenset(uses), shallow=shallow)
+        arrays = jax.tree.map(lambda v: v.astype(jnp.result_type(float)) if v.dtype == float else v, columns)
+        return Rows(**jax.device_put(arrays), columns=(into_x, into_anchor), uses=frozenset(uses), shallow=shallow)
 
     stacked = jax.tree.map(lambda *each: np.stack(each, 1), *columns)
     return rows(columns[-1], rows(stacked, None) if plan.fallback else None)

@@ -9,7 +9,6 @@ import jax.random as jr
 import numpy as np
 
 from kinema.generate import MeanReverting, MixturePosterior, Path, sample
-from kinema.generate.alike import Compiled
 from kinema.generate.solver import Plan, ancestral, dpmpp, euler_maruyama, grids
 from kinema.studies.plans_by_calls import bind_by_calls
 
@@ -58,7 +57,7 @@ def noisy_errors(names: Sequence[str], counts: Sequence[int], n: int, key) -> Er
     floor = distance(drawn[:, 0], quantiles(n))
     found = {(TRUTH, calls): floor for calls in counts}
     for calls in counts:
-        plans = {(name, calls): NOISY[name](Compiled(PATH), calls) for name in names if name in NOISY}
+        plans = {(name, calls): NOISY[name](PATH, calls) for name in names if name in NOISY}
         found |= _errors(plans, n, key_draw)
     return found
 

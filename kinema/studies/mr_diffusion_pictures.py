@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 from kinema import learn, models
 from kinema.errors import require
 from kinema.generate import Denoising, Generator, MeanReverting, sample
-from kinema.generate.alike import Compiled
 from kinema.generate.rows import Rows
 from kinema.report.charts import house
 from kinema.studies.mr_diffusion_exact import FLOWS, NOISY
@@ -109,7 +108,7 @@ def fit(trained: Patches, network: Mapping[str, Any], steps: int, key) -> Genera
 
 def solvers(gen: Generator, counts: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], Rows]:
     """What is compared, by name and calls; those of as many calls share a program."""
-    path, found = Compiled(gen.path), {}
+    path, found = gen.path, {}
     for n in sorted({n for calls in counts.values() for n in calls}):
         plans = {(name, n): (FLOWS | NOISY)[name](path, n) for name, calls in counts.items() if n in calls}
         found |= bind_by_calls(plans, gen)

@@ -23,7 +23,6 @@ from kinema.generate import (
     bind,
     sample,
 )
-from kinema.generate.alike import Compiled
 from kinema.generate.fields import Moments
 from kinema.generate.objective import capped
 from kinema.generate.path.path import in_float64
@@ -73,7 +72,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
     size = SIZES[preset]
     made = {name: learnt(name, size, seeds) for name in size.paths}
     floor = [resampled(size, jr.key(seed)) for seed in seeds]
-    residuals = {name: continuity(name, size.points, seeds) for name in size.paths}
+    residuals = {name: continuity(family(name), size.points, seeds) for name in size.paths}
     over = {name: np.divide([one.distance for one in rows], floor) for name, rows in made.items()}
     return Evidence(
         metrics=[
@@ -102,7 +101,7 @@ def run(preset: str, seeds: tuple[int, ...]) -> Evidence:
                 [
                     [
                         name,
-                        middle(Compiled(PATHS[name]())),
+                        middle(PATHS[name]()),
                         START[PATHS[name]().origin],
                         max(residuals[name]),
                         Spread.of(over[name]),
@@ -186,7 +185,7 @@ def distance(x: Float[Array, "n 2"], y: Float[Array, "n 2"], key) -> float:
 
 def learnt(name: str, size: Size, seeds: tuple[int, ...]) -> list[Learnt]:
     """What one path comes to, for every seed."""
-    path = Compiled(PATHS[name]())
+    path = PATHS[name]()
     grid = way(path)
     plan = dpmpp(path, grid, order=2) if rises(path) else heun(path, grid, extrapolates="velocity")
     a, b, s = in_float64(path.coefficients, SHOWN)
@@ -252,10 +251,10 @@ def middle(path: Path) -> str:
     return ", ".join(f"{value[0]:.2f}" for value in in_float64(path.coefficients, [0.5]))
 
 
-def continuity(name: str, points: int, seeds: tuple[int, ...]) -> list[float]:
+def continuity(path: Path, points: int, seeds: tuple[int, ...]) -> list[float]:
     """The largest residual of d log p / dt + v . grad log p + div v over random points, exact fields in float64."""
     with jax.enable_x64(True):
-        path, normal = family(name), PATHS["linear"]()
+        normal = PATHS["linear"]()
         if path.origin == "endpoint":
             gen = CoupledPosterior(
                 path, MixturePosterior(normal, CENTRES[:2], 0.2), MixturePosterior(normal, CENTRES, 0.1)

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from kinema import learn, models
 from kinema.errors import require
 from kinema.generate import VP, Denoising, Generator, Path, bits_per_dim, dequantise, log_prob
-from kinema.generate.alike import Compiled
 from kinema.generate.objective import capped
 from kinema.generate.solver import ancestral, grids
 from kinema.report.charts import house
@@ -174,7 +173,7 @@ def fit_pictures(data: Digits, recipe: Recipe, key) -> Pictures:
 
 def draw(made: Pictures, controller: Controller, n: int, key) -> Float[Array, "n 8 8 3"]:
     """Coloured digits under a controller."""
-    path = Compiled(made.generator.path)
+    path = made.generator.path
     plan = ancestral(path, grids.log_snr(path, EVALUATIONS, low=-4.5, high=4.5))
     return steer(made.generator, plan, controller, n, key=key, shape=(8, 8, 3)).x
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kinema.generate import VE, VP, MixturePosterior, Path, log_prob, sample
-from kinema.generate.alike import Compiled, bind_alike
+from kinema.generate.alike import bind_alike
 from kinema.generate.rows import Rows
 from kinema.generate.solver import Grid, Plan, ancestral, euler, grids, predictor_corrector
 from kinema.generate.solver.plan import Draft
@@ -41,7 +41,7 @@ def against_corrector(counts: Sequence[int], n: int, keys: Sequence) -> list[Qua
     """
     path = VE(sigma_max=APART)
     of_any_score = MixturePosterior(path, np.zeros((COMPONENTS, DIM)), STD**2)
-    plans = {calls: bind_alike(samplers(Compiled(path), calls), of_any_score) for calls in counts}
+    plans = {calls: bind_alike(samplers(path, calls), of_any_score) for calls in counts}
     return [against_one(path, plans, n, key) for key in keys]
 
 
@@ -137,15 +137,13 @@ def exact_error(oracle: MixturePosterior, end: float, key) -> Float[Array, ""]:
 def conditional_bias(n: int, key) -> tuple[float, float]:
     """Errors of E[second | first] of two correlated normals: replacement, and replacement with path weights.
 
-    Replacement is what path weights are without resampling when the weights are left out.
+    Without resampling the particles are those of replacement, so one run gives both means.
     """
-    path = Compiled(VP())
+    path = VP()
     pair = MixturePosterior(path, np.zeros((1, 2)), np.array([[[1, CORRELATION], [CORRELATION, 1]]]))
     plan = ancestral(path, grids.log_snr(path, 150, high=4.5))
     known = condition_on_mask(np.array([True, False]), np.array([KNOWN, 0.0]))
-    plain, weighted = (
-        steer(pair, plan, PathWeighted(known, threshold=threshold), n, key=key, shape=(2,)) for threshold in (0.0, 0.5)
-    )
-    means = plain.x[:, 1].mean(), jax.nn.softmax(weighted.log_weight) @ weighted.x[:, 1]
-    replaced, unbiased = (abs(float(mean) - CORRELATION * KNOWN) for mean in means)
-    return replaced, unbiased
+    found = steer(pair, plan, PathWeighted(known, threshold=0.0), n, key=key, shape=(2,))
+    second, weights = found.x[:, 1], jax.nn.softmax(found.log_weight)
+    replaced, weighted = (abs(float(mean) - CORRELATION * KNOWN) for mean in (second.mean(), weights @ second))
+    return replaced, weighted

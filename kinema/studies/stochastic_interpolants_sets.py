@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from kinema import learn, models
 from kinema.generate import Generator, Interpolant, Interpolating, sample
-from kinema.generate.alike import Compiled, bind_alike
+from kinema.generate.alike import bind_alike
 from kinema.generate.solver import Plan, euler_maruyama, grids, heun
 from kinema.report.charts import scatter_rows
 from kinema.report.picture import Picture
@@ -21,7 +21,6 @@ ROWS = 50_000  # of either law; those that judge are the first of as many, so th
 
 def dynamics(path: Interpolant, steps: int, noise: float) -> Plan:
     """The flow, or dynamics of volatility sqrt(2 noise)."""
-    path = Compiled(path)
     grid = grids.uniform_time(path, steps)
     if noise == 0:
         return heun(path, grid, extrapolates="velocity")

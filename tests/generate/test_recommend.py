@@ -79,6 +79,24 @@ def test_padded_rows_stand_still(plans):
     np.testing.assert_allclose(found, 0.25, rtol=1e-4)
 
 
+def test_plans_with_a_coefficient_for_each_coordinate_share_the_program():
+    """DPM-Solver-v3 with statistics that differ by coordinate beside a plan of plain numbers, on a known origin."""
+    gen = MixturePosterior(Bridge(), np.zeros((1, 4)), 0.1)
+    table = np.linspace(-6.0, 6.0, 40)[:, None] * np.ones(4)
+    statistics = solver.ModelStatistics(table[:, 0], 0.5 + 0 * table, 0 * table, 0.1 * table)
+    grid = grids.log_snr(gen.path, CALLS, low=-3.0, high=3.0)
+    pair = {
+        "plain": solver.dpmpp(gen.path, grid),
+        "wide": solver.dpm_solver_v3(gen.path, grid, statistics=statistics),
+    }
+    rows = bind_alike(pair, gen)
+    options = {"key": jr.key(0), "shape": SHAPE, "x0": jnp.ones((8, 4))}
+    found = distances(gen, rows, jnp.zeros((8, 4)), **options)
+    for name, plan in pair.items():
+        alone = sample(gen, plan, 8, **options).x
+        np.testing.assert_allclose(found[name], jnp.square(alone).mean(1), rtol=1e-4)
+
+
 def test_zoo_leaves_out_what_a_path_does_not_allow():
     """Flow matching begins without data: no noise can be held over equal steps in time, velocity and data can."""
     names = zoo(Linear(), 3, solvers=("euler", "deis-2", "heun")).keys()

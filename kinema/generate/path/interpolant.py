@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array
 
 from kinema.errors import InputError, choose
@@ -192,6 +193,11 @@ def _gamma_square(path: Interpolant | Mirror, t) -> Array:
     return (path.scale * path.gamma(t)) ** 2
 
 
+def _wide(gamma: Callable, t) -> Array:
+    """gamma(t), one value a time even where it is constant."""
+    return jnp.broadcast_to(gamma(t), t.shape)
+
+
 def _check_gamma(path: Interpolant | Mirror):
     if isinstance(path.gamma, str):
         choose(NOISES, path.gamma, "gamma")
@@ -200,7 +206,7 @@ def _check_gamma(path: Interpolant | Mirror):
     gamma = path.gamma
     if not isinstance(gamma, str):
         times = np.linspace(0, 1, 65)
-        (values,) = in_float64(lambda t: jnp.broadcast_to(gamma(t), t.shape), times)
+        (values,) = in_float64(Partial(_wide, gamma), times)
         if not (np.abs(values[[0, -1]]) < 1e-6).all():
             raise InputError(f"gamma must vanish at t=0 and t=1, got {values[0]:g} and {values[-1]:g}")
         if not (values[1:-1] >= 0).all():

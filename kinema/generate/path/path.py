@@ -134,7 +134,8 @@ class Path(eqx.Module):
 def in_float64(function, argument) -> tuple[np.ndarray, ...]:
     """Evaluate a path's function of time in double precision on the host, whatever the caller's precision.
 
-    A vector is padded to a power of two, so that grids of many lengths share what JAX compiles.
+    `function` is a method of a path or a `jax.tree_util.Partial`: trees, so that one compiled program serves all calls
+    on paths of one kind. A vector is padded to a power of two, so that grids of many lengths share it as well.
     """
     argument = np.asarray(argument, np.float64)
     size = len(argument) if argument.ndim else 0
@@ -142,6 +143,11 @@ def in_float64(function, argument) -> tuple[np.ndarray, ...]:
         padding = 2 ** max(4, int(size - 1).bit_length()) - size
         argument = np.pad(argument, (0, padding), mode="edge")
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        values = function(jnp.asarray(argument))
+        values = _compiled(function, jnp.asarray(argument))
         values = [np.asarray(value, np.float64) for value in (values if isinstance(values, tuple) else (values,))]
     return tuple(value[:size] if size else value for value in values)
+
+
+@eqx.filter_jit
+def _compiled(function, argument):
+    return function(argument)
