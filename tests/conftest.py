@@ -41,12 +41,17 @@ gc.set_threshold(200_000, 20, 100)  # tracing makes many small objects and few c
 
 
 MAPS = pathlib.Path("/proc/self/maps")
-MOST_MAPS = 30_000  # Linux allows a process 65,530 memory maps, and each compiled program keeps a few of them
+MOST_MAPS = 45_000  # Linux allows a process 65,530 memory maps, and each compiled program keeps a few of them
 
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """What earlier files compiled is dropped before the process runs out of memory maps, which would crash it."""
+    forget_where_many()
+
+
+def forget_where_many():
+    """Drop compiled programs once there are many; a few seconds, and they are compiled anew where they are needed."""
     if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
         jax.clear_caches()
 

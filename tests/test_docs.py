@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from conftest import forget_where_many
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,7 @@ def run_shell(block: str):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page(page, tmp_path, monkeypatch):
+    forget_where_many()
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for kind, block in BLOCK.findall(page.read_text()):

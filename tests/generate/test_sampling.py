@@ -228,7 +228,7 @@ def test_stochastic_samples_have_the_moments_of_the_data(name, key):
 
 def test_brownian_noise_belongs_to_the_key_and_not_to_the_grid(key):
     """One Brownian path per sample: two grids of the same length give nearly one sample, with the right law."""
-    n, steps = 2000, 96
+    n, steps = 600, 96
     fine = {"low": -3.0, "high": 1.0, "clean": False}
     spacings = [grids.log_snr(PATH, steps, **fine), grids.karras(PATH, steps, rho=3.0, **fine)]
     plans = [solver.dpmpp(PATH, grid, eta=1.0) for grid in spacings]
