@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from kinema.motion.increments import KNOWN, increments
 from kinema.motion.stepping import EvenSteps
 
-_SHORTEST, LONGEST = 8, 32  # times in a block
+_SHORTEST, LONGEST = 8, 64  # times in a block
 _NUMBERS = 2**15  # in the increments of a block, unless it is of the shortest
 
 

@@ -52,7 +52,7 @@ class BrownianPath(eqx.Module):
         For methods that need increments only, such as "euler_maruyama", "heun" and "reversible_heun".
         """
         ts = jnp.asarray(ts, jnp.result_type(float))
-        return cls(ts[0], ts[-1], x0, key=key, resolution=EvenSteps(ts, jnp.asarray(dt, ts.dtype)).shortest() / 2)
+        return cls(ts[0], ts[-1], x0, key=key, resolution=EvenSteps(ts, jnp.asarray(dt, ts.dtype)).shortest())
 
     def __call__(self, t: Any) -> PyTree:
         """W at one time, or with a leading axis at many."""

@@ -193,7 +193,8 @@ def _noise_term(law, x0, ts, args, key, solver, dt):
     wanted = getattr(solver, "minimal_levy_area", diffrax.AbstractBrownianIncrement)
     kinds = (diffrax.BrownianIncrement, diffrax.SpaceTimeLevyArea, diffrax.SpaceTimeTimeLevyArea)
     levy = next(kind for kind in kinds if issubclass(kind, wanted))
-    resolution = _shortest_noisy_step(ts, dt) / 2
+    # an interval at the bottom of the tree then holds the end of one step at most, as it must
+    resolution = _shortest_noisy_step(ts, dt)
     brownian = diffrax.VirtualBrownianTree(ts[0], ts[-1], resolution, motion, key, levy_area=levy)
     return diffrax.ControlTerm(_Noise(law), brownian)
 

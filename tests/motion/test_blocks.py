@@ -73,4 +73,4 @@ def test_steps_ahead_are_the_steps_taken():
 
 
 def test_short_solves_have_short_blocks():
-    assert [longest_for(steps) for steps in (1, 3, 4, 15, 16, 10**9)] == [2, 4, 8, 16, 32, 32]
+    assert [longest_for(steps) for steps in (1, 3, 4, 31, 32, 10**9)] == [2, 4, 8, 32, 64, 64]
