@@ -154,20 +154,21 @@ class Population(eqx.Module):
 
         keys = jr.split(key, self.size)
         arguments = (particles.state, self._rows(particles), particles.aux, self.keys, scene.cond, scene.x0)
-        state, raw = jax.vmap(one)(*arguments, keys, visits)
+        state, raw = jax.vmap(one, (0, self._rows_axis, 0, 0, 0, 0, 0, 0))(*arguments, keys, visits)
         return eqx.tree_at(lambda p: (p.state, p.raw), particles, (state, raw))
 
     def denoise(self, particles: Particles, key) -> Particles:
         """Every particle one micro-step on; the prediction on arrival is left to the caller."""
 
-        def one(state, raw, j, aux, key_particle, x0, key_edit):
-            row = self.scene.rows[j]
+        j = self._rows(particles)
+        row = self.scene.rows[j]
+
+        def one(state, raw, aux, key_particle, x0, key_edit):
             h, _ = self._edited(row, state, raw, aux, x0, key_edit)
             return advance(self.scene.generator, row, state, h, jr.fold_in(key_particle, j))
 
         keys = jr.split(key, self.size)
-        arguments = (particles.state, particles.raw, particles.row, particles.aux, self.keys, self.scene.x0)
-        state = jax.vmap(one)(*arguments, keys)
+        state = jax.vmap(one)(particles.state, particles.raw, particles.aux, self.keys, self.scene.x0, keys)
         return eqx.tree_at(lambda p: (p.state, p.row), particles, (state, particles.row + 1))
 
     def move(self, particles: Particles, plan: Proposal, levels: Levels, key, j) -> Particles:
@@ -211,7 +212,8 @@ class Population(eqx.Module):
         def one(state, raw, j, x0):
             return self.scene.decode(data_prediction(self.scene.rows[j], state, raw, x0))
 
-        return jax.vmap(one)(particles.state, particles.raw, self._rows(particles), self.scene.x0)
+        arguments = (particles.state, particles.raw, self._rows(particles), self.scene.x0)
+        return jax.vmap(one, (0, 0, self._rows_axis, 0))(*arguments)
 
     def _samples(self, particles: Particles) -> PyTree:
         """Where particles stand at the end of the plan, in physical units."""
@@ -222,9 +224,17 @@ class Population(eqx.Module):
         """Samples of the finished, data predictions of the others."""
         return _where(self.scene.finished(particles), self._samples(particles), self._predictions(particles))
 
-    def _rows(self, particles: Particles) -> Int[Array, " n"]:
-        """Rows to look up, for the finished the last one."""
-        return particles.row if self.levels is None else jnp.minimum(particles.row, self.scene.rows.micro_steps - 1)
+    def _rows(self, particles: Particles) -> Int[Array, "*n"]:
+        """The row before which all stand, so that what a network makes of its time is made once; or with `kernels` that
+        of each, for the finished the last one."""
+        if self.levels is None:
+            return particles.row[0]
+        return jnp.minimum(particles.row, self.scene.rows.micro_steps - 1)
+
+    @property
+    def _rows_axis(self) -> int | None:
+        """The axis of particles in what `_rows` gives."""
+        return None if self.levels is None else 0
 
     def _parents(self, particles: Particles, key) -> Int[Array, " n"] | None:
         parents = self.controller.plan(particles, self.scene, key)

@@ -8,6 +8,7 @@ frames begin Levenberg-Marquardt fits of an exact motion to y, and the closest i
 Reference: Lugmayr et al. 2022 (drawing again what is hidden); Levenberg 1944, Marquardt 1963.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import equinox as eqx
@@ -148,6 +149,8 @@ def restore(
     levels = np.array([observed.noise[name] for name in codec.names]) / np.asarray(codec.std)
     plan = restoration_plan(gen.path, float(max(levels[levels < HIDDEN], default=0.0)), rounds)
     like = jax.eval_shape(codec.encode, jax.tree.map(lambda leaf: leaf[0], observed.states))
+    # arrays are traced where Python's floats would be part of the program
+    observed = replace(observed, noise={name: np.float64(level) for name, level in observed.noise.items()})
     controller = Restoration(observed, jnp.asarray(levels, jnp.float32), world, last=max(1, rounds // 2))
     return steer(gen, plan, controller, n, key=key, shape=like, codec=codec, cond=cond)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -29,26 +30,27 @@ LAWS = ("replay", "energy", "momentum", "kinematic", "wall", "ball")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything: trajectories to learn from, steps, motions to judge, candidates, motions to restore; the
-    network, and the numbers of evaluations compared."""
+    """How much of everything: trajectories to learn from, steps and rate of training, motions to judge, candidates,
+    motions to restore; the network, and the numbers of evaluations compared."""
 
     trajectories: int = 4096
-    steps: int = 1350
+    steps: int = 1500
+    rate: float = 4e-3
     motions: int = 1024
     long: int = 256
     candidates: int = 16
     chosen: int = 256
     restored: int = 256
-    width: int = 192
-    depth: int = 4
+    width: int = 128
+    depth: int = 2
     counts: tuple[int, ...] = (6, 12, 60, 200)
 
 
 SIZES = {
     # few distinct shapes: what costs here is compilation
-    "smoke": Sizes(256, 20, 16, 16, 4, 16, 16, width=32, depth=1, counts=(12, 60)),
+    "smoke": Sizes(256, 20, 4e-3, 16, 16, 4, 16, 16, width=32, depth=1, counts=(12, 60)),
     "quick": Sizes(),
-    "full": Sizes(trajectories=65536, steps=20000, motions=4096, long=1024, chosen=1024, restored=1024),
+    "full": Sizes(65536, 20000, 2e-3, 4096, 1024, chosen=1024, restored=1024, width=192, depth=4),
 }
 
 
@@ -102,6 +104,7 @@ def learn_motion(
         data.states,
         key=key,
         steps=sizes.steps,
+        rate=sizes.rate,
         ts=data.ts,
         world=dict(data.meta),
         augment=world.augment,
@@ -177,11 +180,10 @@ def draw(run: Run, plan: Plan, n: int, key) -> PyTree:
     return jax.vmap(run.codec.decode)(sample(run.generator, plan, n, key=key, shape=run.shape, batch_size=256).x)
 
 
-class Replayed:
-    """Reward: minus the replay error of one motion. Worlds compare equal by identity, so it compiles once."""
+class Replayed(eqx.Module):
+    """Reward: minus the replay error of one motion. A tree, so that other worlds of the same kind need no compiling."""
 
-    def __init__(self, world: Balls):
-        self.world = world
+    world: Balls
 
     def __call__(self, states: PyTree) -> Float[Array, ""]:
         return -replay_error(self.world, states, self.world.dt)
@@ -228,7 +230,8 @@ def restore_motion(world: Balls, run: Run, held: Trajectory, n: int, key, motion
     def both(law: Balls | None) -> PyTree:
         return restore(run.generator, run.codec, observed, key=jr.fold_in(key, 1), world=law).x
 
-    ways = {"law alone": law_alone(world, observed), "generator alone": both(None), "both": both(world)}
+    alone = law_alone(world, observed.states, observed.seen, observed.weights)
+    ways = {"law alone": alone, "generator alone": both(None), "both": both(world)}
     encode = jax.vmap(run.codec.encode)
     rms = {
         name: float(jnp.sqrt(jnp.mean((encode(states) - encode(truth)) ** 2)))
@@ -237,7 +240,6 @@ def restore_motion(world: Balls, run: Run, held: Trajectory, n: int, key, motion
     return Restored(truth, observed, ways, {name: laws(motion(states), world) for name, states in ways.items()}, rms)
 
 
-@jax.jit
 def _fill(values: Float[Array, "frames ..."], seen: Bool[Array, " frames"]) -> Float[Array, "frames ..."]:
     """Hidden frames by straight lines between those seen."""
     frame = jnp.arange(len(values), dtype=values.dtype)
@@ -249,15 +251,15 @@ def _fill(values: Float[Array, "frames ..."], seen: Bool[Array, " frames"]) -> F
     return values[low] * (1 - share) + values[high] * share
 
 
-def law_alone(world: Balls, observed: Observed) -> PyTree:
+@eqx.filter_jit
+def law_alone(world: Balls, states: PyTree, seen: Bool[Array, "n frames"], weights: PyTree) -> PyTree:
     """Fits of the exact motion that begin at what was seen, hidden frames filled by straight lines."""
 
-    @jax.jit
     def fit(states, seen, weights):
         guess = jax.tree.map(lambda leaf: _fill(leaf, seen), states)
         return fit_motion(world, guess, states, weights)
 
-    return jax.vmap(fit)(observed.states, observed.seen, observed.weights)
+    return jax.vmap(fit)(states, seen, weights)
 
 
 def simulate_all(sizes: Sizes, *, key) -> tuple[Balls, Trajectory, Trajectory]:

@@ -137,13 +137,15 @@ def exact_error(oracle: MixturePosterior, end: float, key) -> Float[Array, ""]:
 def conditional_bias(n: int, key) -> tuple[float, float]:
     """Errors of E[second | first] of two correlated normals: replacement, and replacement with path weights.
 
-    Without resampling the particles are those of replacement, so one run gives both means.
+    Replacement is what path weights are without resampling when the weights are left out.
     """
     path = VP()
     pair = MixturePosterior(path, np.zeros((1, 2)), np.array([[[1, CORRELATION], [CORRELATION, 1]]]))
     plan = ancestral(path, grids.log_snr(path, 150, high=4.5))
     known = condition_on_mask(np.array([True, False]), np.array([KNOWN, 0.0]))
-    found = steer(pair, plan, PathWeighted(known, threshold=0.0), n, key=key, shape=(2,))
-    second, weights = found.x[:, 1], jax.nn.softmax(found.log_weight)
-    replaced, weighted = (abs(float(mean) - CORRELATION * KNOWN) for mean in (second.mean(), weights @ second))
-    return replaced, weighted
+    plain, weighted = (
+        steer(pair, plan, PathWeighted(known, threshold=threshold), n, key=key, shape=(2,)) for threshold in (0.0, 0.5)
+    )
+    means = plain.x[:, 1].mean(), jax.nn.softmax(weighted.log_weight) @ weighted.x[:, 1]
+    replaced, unbiased = (abs(float(mean) - CORRELATION * KNOWN) for mean in means)
+    return replaced, unbiased
