@@ -113,7 +113,7 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
     data = _heads(gen.affine(plan.t, "data")) if "data" in gen.fields else own
     with np.errstate(divide="ignore", invalid="ignore"):
         back = (convert("data", plan.extrapolates, moments).Q, convert("data", "score", moments).Q)
-    columns = [_columns(each, gen.predicts, own, score, back, moments) for each in plans]
+        columns = [_columns(each, gen.predicts, own, score, back, moments) for each in plans]
     with np.errstate(invalid="ignore"):
         data_origin = np.where(moments.a != 0, moments.a * data[0], 0.0)
     for each in columns:

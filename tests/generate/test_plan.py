@@ -9,7 +9,7 @@ from kinema.errors import InputError
 from kinema.generate import solver
 from kinema.generate.path import VP, Linear
 from kinema.generate.solver import grids
-from kinema.generate.solver.plan import COLUMNS, HERE, Draft, Plan
+from kinema.generate.solver.plan import COLUMNS, HERE, Draft, OnDemand, Plan
 
 PATH = VP()
 GRID = grids.karras(PATH, 6)
@@ -37,6 +37,16 @@ def same(one: Plan, two: Plan) -> bool:
 @pytest.mark.parametrize("name", PLANS)
 def test_plans_go_through_text_unchanged(name):
     assert same(Plan.from_json(PLANS[name].to_json()), PLANS[name])
+
+
+def test_plans_of_lower_order_are_built_when_they_are_asked_for():
+    built: list[int] = []
+    lower = OnDemand(lambda age: built.append(age) or age, 3)
+    assert len(lower) == 3 and not built
+    assert lower[1] == lower[-2] == 1 and built == [1]
+    assert list(lower) == [0, 1, 2] and lower[:2] == (0, 1) and sorted(built) == [0, 1, 2]
+    with pytest.raises(IndexError):
+        lower[3]
 
 
 def test_coefficients_may_have_the_shape_of_a_sample():

@@ -61,7 +61,7 @@ class Plan:
     snr: np.ndarray
     whole: np.ndarray
     notes: tuple[str, ...] = ()
-    fallback: tuple["Plan", ...] = ()
+    fallback: Sequence["Plan"] = ()
 
     def __post_init__(self):
         if self.extrapolates not in EXTRAPOLATES:
@@ -80,7 +80,7 @@ class Plan:
                 )
         if self.after.min() < 0 or self.after.max() > self.grid.steps:
             raise InputError(f"{self.name}: after must be in 0 .. {self.grid.steps}, got {self.after}")
-        if any(shallow.M.shape != self.M.shape for shallow in self.fallback):
+        if isinstance(self.fallback, tuple) and any(shallow.M.shape != self.M.shape for shallow in self.fallback):
             raise InputError(f"{self.name}: each fallback must have the rows and history of the plan")
 
     @property
@@ -196,6 +196,26 @@ class Draft:
         return [x, anchor, *H, *(0.0,) * (self.history - len(H))]
 
 
+class OnDemand(Sequence):
+    """`build(0)` .. `build(length - 1)`, each built when it is asked for: few plans are ever steered by their moves."""
+
+    def __init__(self, build: Callable[[int], Plan], length: int):
+        self._build, self._length, self._built = build, length, {}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return tuple(self[j] for j in range(*i.indices(self._length)))
+        if not -self._length <= i < self._length:
+            raise IndexError(i)
+        i %= self._length
+        if i not in self._built:
+            self._built[i] = self._build(i)
+        return self._built[i]
+
+
 HERE = (1.0, 0.0, ())
 
 
@@ -222,7 +242,7 @@ def assemble(
             draft.add(**row(j, min(j, longest)))
         return draft.plan()
 
-    return replace(build(rows), fallback=tuple(build(age) for age in range(depth)))
+    return replace(build(rows), fallback=OnDemand(build, depth))
 
 
 def check_order(order: int, highest: int):
