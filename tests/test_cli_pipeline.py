@@ -136,17 +136,17 @@ def test_a_disk_that_cannot_be_written_keeps_the_last_checkpoint(job, tmp_path, 
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == (job / "run" / "weights.safetensors").read_bytes()
 
 
-def test_learn_chooses_the_network_of_the_demo(job, tmp_path, monkeypatch):
+def test_learn_chooses_the_network_of_the_full_study(job, tmp_path, monkeypatch):
     from kinema.generate import training
     from kinema.studies.collisions_job import SIZES, learn_motion, simulate_all
 
     monkeypatch.setattr(training.learn, "fit", lambda model, *_, **__: SimpleNamespace(ema=model, history=None))
-    sizes = replace(SIZES["quick"], trajectories=8, motions=1)
+    sizes = replace(SIZES["full"], trajectories=8, motions=1)
     world, data, _ = simulate_all(sizes, key=jr.key(0))
-    demo = learn_motion(world, data, sizes, key=jr.key(0))
+    full = learn_motion(world, data, sizes, key=jr.key(0))
     data.save(tmp_path / "balls.zarr")
     chosen = training.train(**keywords(tmp_path / "balls.zarr", DEFAULTS), key=jr.key(0))
-    assert chosen.config.model == demo.config.model
+    assert chosen.config.model == full.config.model
 
 
 def test_ctrl_c_while_learning(job, tmp_path, monkeypatch):
