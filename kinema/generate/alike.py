@@ -22,7 +22,7 @@ def bind_alike(plans: Mapping[str, Plan], gen: AbstractGenerator, *, nfe: int | 
     Raises:
         InputError: what `bind` refuses.
     """
-    return align({name: bind(replace(plan, fallback=()), gen) for name, plan in plans.items()}, nfe=nfe)
+    return align({name: bind(plan, gen) for name, plan in plans.items()}, nfe=nfe)
 
 
 def align(bound: Mapping[str, Rows], *, nfe: int | None = None) -> dict[str, Rows]:

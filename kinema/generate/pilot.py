@@ -1,7 +1,6 @@
 """How far plans end from a fine solution, on the same starts."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -82,7 +81,7 @@ def fine_plan(gen: AbstractGenerator, calls: int) -> Plan:
     refused = ""
     for build in (_along_log_snr, _along_time):
         try:
-            plan = replace(build(gen.path, calls), fallback=())
+            plan = build(gen.path, calls)
             bind(plan, gen)
             return plan
         except InputError as error:

@@ -6,7 +6,7 @@ share one compiled loop, and candidates that are surely worse than the best leav
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -148,7 +148,7 @@ def _usable(gen: AbstractGenerator, nfe: int, plans: Mapping[str, Plan]) -> dict
     found, refused = {}, "there are none"
     for name, plan in plans.items():
         try:
-            found[name] = bind(replace(plan, fallback=()), gen)
+            found[name] = bind(plan, gen)
         except InputError as error:
             refused = str(error)
     if not found:

@@ -84,13 +84,15 @@ class Rows(eqx.Module):
         return eqx.tree_at(lambda rows: rows.shallow, self, None, is_leaf=lambda leaf: leaf is None)
 
 
-def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
-    """Fuse a plan with a generator's parameterization, in float64.
+def bind(plan: Plan, gen: AbstractGenerator, *, shallow: bool = False) -> Rows:
+    """Fuse a plan with a generator's parameterization, in float64; `shallow` adds the rows of its fallback.
 
     Raises:
-        InputError: the generator lacks the field that the plan extrapolates, or a plan with noise the score; the plan
-            was built for another path; a coefficient that is not finite.
+        InputError: not a plan; the generator lacks the field that the plan extrapolates, or a plan with noise the
+            score; the plan was built for another path; a coefficient that is not finite.
     """
+    if not isinstance(plan, Plan):
+        raise InputError(f"plan must be a Plan, as solver.make('dpmpp-2m', gen.path, 12) gives, got {plan!r}")
     if plan.extrapolates not in gen.fields:
         raise InputError(f"{plan.name} extrapolates {plan.extrapolates!r}; this generator has {sorted(gen.fields)}")
     if (plan.stochastic or plan.S.any()) and "score" not in gen.fields:
@@ -106,7 +108,7 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
             " know x0: extrapolate 'velocity', as heun can"
         )
     _check_path(plan, gen.path)
-    plans = (*plan.fallback, plan)
+    plans = (*plan.fallback, plan) if shallow else (plan,)
     moments = moments_in_float64(gen.path, plan.t)
     own = _heads(gen.affine(plan.t, plan.extrapolates))
     score = _heads(gen.affine(plan.t, "score")) if "score" in gen.fields else None
@@ -127,12 +129,12 @@ def bind(plan: Plan, gen: AbstractGenerator) -> Rows:
     into_x, into_anchor = (tuple(i for i in terms if any(each.M[:, out, i].any() for each in plans)) for out in (0, 1))
     uses |= {"anchor"} if 1 in into_x + into_anchor else set()
 
-    def rows(columns: dict[str, np.ndarray], shallow: Rows | None) -> Rows:
+    def rows(columns: dict[str, np.ndarray], below: Rows | None) -> Rows:
         arrays = jax.tree.map(lambda v: v.astype(jnp.result_type(float)) if v.dtype == float else v, columns)
-        return Rows(**jax.device_put(arrays), columns=(into_x, into_anchor), uses=frozenset(uses), shallow=shallow)
+        return Rows(**jax.device_put(arrays), columns=(into_x, into_anchor), uses=frozenset(uses), shallow=below)
 
     stacked = jax.tree.map(lambda *each: np.stack(each, 1), *columns)
-    return rows(columns[-1], rows(stacked, None) if plan.fallback else None)
+    return rows(columns[-1], rows(stacked, None) if len(plans) > 1 else None)
 
 
 def _heads(field: Affine) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:

@@ -4,7 +4,6 @@ One micro-step is `predict` (the only place where a model is called) and `advanc
 over the rows of a plan; `kinema.steer` runs the same two with a controller in between.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import diffrax
@@ -88,7 +87,7 @@ def sample(
     like = as_struct(shape)
     for name, tree in (("x0", x0), ("start", start)):
         check_samples(name, tree, like)
-    rows = plan.without_shallow() if isinstance(plan, Rows) else bind(replace(plan, fallback=()), gen)
+    rows = plan.without_shallow() if isinstance(plan, Rows) else bind(plan, gen)
     if noise == "brownian" and "clock" not in rows.uses:
         raise InputError("noise='brownian' needs a plan whose noisy steps all move forward along the grid")
     options = (save == "all", noise == "brownian", batch_size)

@@ -91,7 +91,7 @@ def steer(
     cond, x0, start = (
         jax.tree.map(lambda leaf: jnp.repeat(leaf, controller.copies, 0), tree) for tree in (cond, x0, start)
     )
-    scene = Scene(gen, bind(plan, gen), codec, cond, x0)
+    scene = Scene(gen, bind(plan, gen, shallow=True), codec, cond, x0)
     if controller.edits and "data" not in gen.fields:
         raise InputError(
             f"{type(controller).__name__} edits the data prediction; this generator has only {sorted(gen.fields)}"

@@ -1,3 +1,5 @@
+import inspect
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -226,6 +228,12 @@ def test_stochastic_samples_have_the_moments_of_the_data(name, key):
     assert_within_error(x.var(0), spread, standard_error=spread * (2 / n) ** 0.5 + 0.012)
 
 
+def test_the_name_of_a_solver_is_not_a_plan():
+    """Without the type checks that tests add."""
+    with pytest.raises(InputError, match=r"plan must be a Plan, as solver.make.* gives, got 'heun'"):
+        inspect.unwrap(bind)("heun", MIXTURE)
+
+
 def test_brownian_noise_belongs_to_the_key_and_not_to_the_grid(key):
     """One Brownian path per sample: two grids of the same length give nearly one sample, with the right law."""
     n, steps = 600, 96
@@ -256,12 +264,12 @@ def test_the_adaptive_corrector_sets_the_step_by_the_score(key):
 
 @pytest.mark.parametrize("build", [solver.unipc, solver.adams])
 def test_rows_for_a_short_history_ignore_the_rest(build):
-    rows = bind(build(PATH, GRID, order=3), MIXTURE)
+    rows = bind(build(PATH, GRID, order=3), MIXTURE, shallow=True)
     at = eqx.filter_jit(lambda rows, age: rows.at(4, age).M)
     fresh = at(rows, jnp.asarray(0))
     assert np.count_nonzero(fresh[0, 2:]) == 1 and fresh[0, 2] != 0
     assert np.array_equal(at(rows, jnp.asarray(9)), rows.M[4])
-    alone = bind(solver.euler(PATH, GRID), MIXTURE)
+    alone = bind(solver.euler(PATH, GRID), MIXTURE, shallow=True)
     assert np.array_equal(at(alone, jnp.asarray(0)), alone.M[4])
 
 

@@ -80,7 +80,8 @@ class Plan:
                 )
         if self.after.min() < 0 or self.after.max() > self.grid.steps:
             raise InputError(f"{self.name}: after must be in 0 .. {self.grid.steps}, got {self.after}")
-        if isinstance(self.fallback, tuple) and any(shallow.M.shape != self.M.shape for shallow in self.fallback):
+        given = () if isinstance(self.fallback, OnDemand) else self.fallback
+        if any(shallow.M.shape != self.M.shape for shallow in given):
             raise InputError(f"{self.name}: each fallback must have the rows and history of the plan")
 
     @property
